@@ -1,0 +1,1 @@
+"""Replicated state: empty until its issue."""

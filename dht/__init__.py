@@ -1,0 +1,1 @@
+"""One ring per zone: tables, routing, joining, failure detection and signed records."""

@@ -1,0 +1,123 @@
+"""Messages of the ring.  Kinds 16 to 47."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from protocol.messages import Contact, Contacts, Id, Message, register
+
+MAX_RECORD_BODY = 160 * 1024
+"""Bytes: room for a descriptor with an inline bundle and an inline initial model."""
+
+MAX_RECORDS = 4096
+
+
+class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A signed, versioned, expiring statement about ``subject``.
+
+    The newest version wins; of two with one version, the larger signature, so that all replicas agree.
+    """
+
+    kind: int
+    """What it says: see ``dht.records.Kind``."""
+    subject: Id
+    version: int
+    expires: int
+    """Unix time in seconds."""
+    signer: Annotated[bytes, msgspec.Meta(max_length=64)]
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BODY)]
+    signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+
+
+@register(16, 64)
+class Ping(Message):
+    """Are you there?  ``digest`` sums up the sender's records, so that every ping is also an anti-entropy probe."""
+
+    nonce: int
+    digest: Annotated[bytes, msgspec.Meta(max_length=8)] = b""
+
+
+@register(17, 64)
+class Pong(Message):
+    nonce: int
+    digest: Annotated[bytes, msgspec.Meta(max_length=8)] = b""
+
+
+@register(18, 1024)
+class JoinRing(Message):
+    """Routed to the joiner's own id.  Each hop answers the joiner with the row that it shares with it."""
+
+    joiner: Contact
+
+
+@register(19, 32 * 1024)
+class RowShare(Message):
+    """Contacts for the receiver's routing table: candidates, to be measured before they displace anything."""
+
+    contacts: Contacts
+
+
+@register(20, 32 * 1024)
+class Welcome(Message):
+    """From the node closest to the joiner: its leaf set, itself first."""
+
+    leaves: Contacts
+
+
+@register(21, 32 * 1024)
+class LeafProbe(Message):
+    """My leaf set and whom I believe dead.  The receiver adds me if I belong and answers with its own view.
+
+    What is reported dead is probed, not trusted (consistent join, FreePastry).
+    """
+
+    sender: Contact
+    leaves: Contacts
+    failed: Annotated[tuple[Id, ...], msgspec.Meta(max_length=64)] = ()
+
+
+@register(22, 32 * 1024)
+class LeafReply(Message):
+    sender: Contact
+    leaves: Contacts
+    failed: Annotated[tuple[Id, ...], msgspec.Meta(max_length=64)] = ()
+
+
+@register(23, 16)
+class Goodbye(Message):
+    """I am leaving on purpose: forget me now, without suspicion."""
+
+
+@register(24, 64)
+class FindReplicas(Message):
+    """Routed to a key: who are the ``count`` live daemons closest to it, as far as its owner knows?"""
+
+    token: int
+    count: int
+
+
+@register(25, 32 * 1024)
+class Replicas(Message):
+    token: int
+    contacts: Contacts
+
+
+@register(26, MAX_RECORD_BODY + 64 * 1024)
+class RecordPush(Message):
+    """Records that the sender thinks are news to the receiver."""
+
+    records: Annotated[tuple[Record, ...], msgspec.Meta(max_length=256)]
+
+
+@register(27, 40 * MAX_RECORDS)
+class RecordDigests(Message):
+    """What the sender holds: (first 8 bytes of the record's key digest, version) for each record.
+
+    The receiver pushes what is missing or older at the sender and, when the sender holds something newer,
+    answers with its own digests once (``reply`` true ends the exchange).
+    """
+
+    entries: Annotated[tuple[tuple[bytes, int], ...], msgspec.Meta(max_length=MAX_RECORDS)]
+    reply: bool = False

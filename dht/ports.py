@@ -1,0 +1,56 @@
+"""What the ring asks of the layers above it, and what it offers them.
+
+The ring knows nothing of trees.  At each hop of a routed message it asks the layer above whether to go on
+(``intercept``), and when the key is its own it hands the message up (``deliver``).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+from protocol.ids import NodeId
+from protocol.messages import Contact, Message
+
+from .messages import Record
+
+
+class Verdict(enum.Enum):
+    """Answer of the layer above to a message that passes by."""
+
+    CONTINUE = "continue"
+    CONSUME = "consume"
+
+
+class Upcalls(Protocol):
+    """Implemented by ``node.core``."""
+
+    def intercept(self, key: bytes, origin: Contact, message: Message, now: int) -> Verdict | NodeId:
+        """A routed message passes through here; a NodeId redirects it to that peer."""
+        ...
+
+    def deliver(self, key: bytes, origin: Contact, message: Message, now: int) -> None:
+        """This node is the one closest to ``key``."""
+        ...
+
+    def peer_dead(self, peer: NodeId, why: str, silence: int, now: int) -> None:
+        """``peer`` is declared dead: ``closed``, ``silent``, ``refused``, ``left`` or ``revoked``."""
+        ...
+
+    def leaves_changed(self, now: int) -> None:
+        """Who is closest to some key may have changed."""
+        ...
+
+    def ring_ready(self, now: int) -> None:
+        """Consistent join is complete: this node may answer for keys."""
+        ...
+
+    def replicas_found(self, token: int, contacts: tuple[Contact, ...], now: int) -> None: ...
+
+    def authorise(self, record: Record) -> bool:
+        """May ``record.signer`` say this?  The signature itself was already verified."""
+        ...
+
+    def record_changed(self, record: Record, now: int) -> None:
+        """A record is new, or newer than the one held before."""
+        ...

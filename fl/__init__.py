@@ -1,0 +1,1 @@
+"""Federated learning on the forest: the SDK, the role machines, the strategies."""

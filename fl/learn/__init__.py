@@ -1,0 +1,1 @@
+"""User code at work: tensors, data, worker processes."""

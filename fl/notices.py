@@ -1,0 +1,130 @@
+"""What a node tells the program above (``Emit``), and what that program may command (``Command``)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dht.messages import Record
+from protocol.ids import AppId, NodeId
+from protocol.messages import Contact
+from pubsub.messages import Head, WaveId
+
+
+class Notice(msgspec.Struct, frozen=True, gc=False):
+    pass
+
+
+class RingReady(Notice):
+    """This node is a full member of the ring (or, outbound-only, has its active parent)."""
+
+
+class PeerDead(Notice):
+    """A peer was declared dead; ``why`` says how it was found out, ``silence`` for how many ns nothing was heard."""
+
+    peer: NodeId
+    why: str
+    silence: int
+
+
+class RoleChanged(Notice):
+    """Where this node stands in the tree of ``app``: ``root``, ``aggregator``, ``worker``, ``observer`` or ``none``."""
+
+    app: AppId
+    role: str
+    parent: NodeId | None
+    depth: int
+    children: tuple[NodeId, ...]
+
+
+class StatusChanged(Notice):
+    """``waiting``, ``running``, ``stalled``, ``finished``, ``stopped`` or ``refused``, with the reason."""
+
+    app: AppId
+    status: str
+    detail: str = ""
+
+
+class WaveStarted(Notice):
+    app: AppId
+    wave: WaveId
+
+
+class RoundCommitted(Notice):
+    """A committed head, as this node learned of it.  ``metrics`` are sums with their weights beside them."""
+
+    app: AppId
+    head: Head
+    contributors: tuple[NodeId, ...]
+    metrics: dict[str, float]
+
+
+class TookOver(Notice):
+    """This node became root of ``app`` in ``epoch``."""
+
+    app: AppId
+    epoch: int
+
+
+class SteppedDown(Notice):
+    """This node was root and learned that it is no longer."""
+
+    app: AppId
+    epoch: int
+
+
+class ReplicasFound(Notice):
+    """Answer to ``FindVoters``."""
+
+    token: int
+    contacts: tuple[Contact, ...]
+
+
+class RecordChanged(Notice):
+    record: Record
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """Enter the ring through any of ``seeds``; with none, be the first."""
+
+    seeds: tuple[Contact, ...] = ()
+
+
+class Leave(msgspec.Struct, frozen=True, gc=False):
+    """Say goodbye to everyone who counts on this node."""
+
+
+class FindVoters(msgspec.Struct, frozen=True, gc=False):
+    """Ask for the ``count`` daemons closest to ``app``; ``ReplicasFound(token, …)`` answers."""
+
+    token: int
+    app: AppId
+    count: int
+
+
+class Publish(msgspec.Struct, frozen=True, gc=False):
+    """Put a signed record into the fabric."""
+
+    record: Record
+
+
+class Follow(msgspec.Struct, frozen=True, gc=False):
+    """Be a member of the tree even without data, to see its commits and hold its models."""
+
+    app: AppId
+
+
+class Bind(msgspec.Struct, frozen=True, gc=False):
+    """The operator offers data under these names; ``workers`` false means this node routes and aggregates only."""
+
+    names: frozenset[str]
+    workers: bool = True
+
+
+class Trust(msgspec.Struct, frozen=True, gc=False):
+    """Owners (public keys) whose applications may run code here, and bundles approved by hash."""
+
+    owners: frozenset[bytes]
+    approved: frozenset[bytes] = frozenset()

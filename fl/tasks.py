@@ -1,0 +1,92 @@
+"""What a machine may ask to be computed, and what comes back (``Compute`` / ``ComputeDone``).
+
+Tasks name artifacts; the driver resolves them, runs user code in a worker process and everything else on its own
+executor.  The simulator runs the same tasks on integers and charges a cost model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from protocol.ids import AppId
+from protocol.messages import Value
+
+from .spec import AppSpec
+
+
+class Task(msgspec.Struct, frozen=True, gc=False):
+    app: AppId
+
+
+class Train(Task):
+    """Run the application's ``train`` on local data, from ``model``, and before it ``evaluate`` if asked for."""
+
+    spec: AppSpec
+    round: int
+    model: Value
+    seed: int
+    """Derived from the application's seed, the round and the node, so that a replay trains alike."""
+    evaluate: bool
+
+
+class Evaluate(Task):
+    """Run ``evaluate`` alone: the closing wave of a run."""
+
+    spec: AppSpec
+    round: int
+    model: Value
+
+
+class Describe(Task):
+    """Counts, means and label histogram of the local data, as metric sums."""
+
+    spec: AppSpec
+
+
+class Merge(Task):
+    """Add the ``inputs`` in the given order (child-id order) in double precision."""
+
+    inputs: tuple[Value, ...]
+
+
+class Finish(Task):
+    """From the last model, the merged partial and the server's state to the next model."""
+
+    spec: AppSpec
+    round: int
+    model: Value
+    state: Value
+    total: Value
+    weight: float
+
+
+class Contribution(msgspec.Struct, frozen=True, gc=False):
+    """Result of Train, Evaluate and Describe.
+
+    ``value`` is the *weighted sum*: ``weight × (local − global)`` for training, empty for the others.
+    ``metrics`` are weighted sums too, each beside its weight ``NAME.n``.
+    """
+
+    value: Value
+    weight: float
+    metrics: dict[str, float]
+
+
+class Merged(msgspec.Struct, frozen=True, gc=False):
+    """Result of Merge."""
+
+    value: Value
+
+
+class Finished(msgspec.Struct, frozen=True, gc=False):
+    """Result of Finish."""
+
+    model: Value
+    state: Value
+
+
+def describe(task: Any) -> str:
+    """A short name for logs."""
+    return type(task).__name__.lower()

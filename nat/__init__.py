@@ -1,0 +1,1 @@
+"""NAT traversal: empty until its issue."""

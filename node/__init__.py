@@ -1,0 +1,1 @@
+"""The daemon: asyncio driver, transports, membership, control API, command line."""

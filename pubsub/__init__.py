@@ -1,0 +1,1 @@
+"""The forest: one aggregation tree and one fenced round head per application."""

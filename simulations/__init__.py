@@ -1,0 +1,1 @@
+"""Whole networks of real node cores under virtual time."""
