@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import dataclass_transform
+
 import msgspec
 
 from dht.messages import Record
@@ -10,6 +12,7 @@ from protocol.messages import Contact
 from pubsub.messages import Head, WaveId
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Notice(msgspec.Struct, frozen=True, gc=False):
     pass
 

@@ -6,7 +6,7 @@ executor.  The simulator runs the same tasks on integers and charges a cost mode
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, dataclass_transform
 
 import msgspec
 
@@ -16,6 +16,7 @@ from protocol.messages import Value
 from .spec import AppSpec
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Task(msgspec.Struct, frozen=True, gc=False):
     app: AppId
 

@@ -7,7 +7,7 @@ queue, and answers ``SendFailed`` when it gives up.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, dataclass_transform
 
 import msgspec
 
@@ -17,6 +17,7 @@ from .ids import BlobId, NodeId
 from .messages import Message, Routed
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Effect(msgspec.Struct, frozen=True, gc=False):
     """Base of all effects."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, dataclass_transform
 
 import msgspec
 
@@ -13,6 +13,7 @@ Timer = tuple[str | bytes | int, ...]
 """Names a timer: the part that set it, what for, and for whom.  Setting it again replaces it."""
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Event(msgspec.Struct, frozen=True, gc=False):
     """Base of all events."""
 

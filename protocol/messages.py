@@ -10,7 +10,7 @@ Kinds: 1–15 protocol, 16–47 ``dht``, 48–79 ``pubsub``, 80–111 ``fl``, 11
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -24,6 +24,7 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Address = Annotated[str, msgspec.Meta(max_length=128)]
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Base of all that travels."""
 
