@@ -167,9 +167,9 @@ class LogSection:
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is written. `debug` writes every message between nodes."""
-    format: Literal["json", "human"] = "json"
-    """One JSON object per line (`ts`, `level`, `logger`, `node`, `app`, `round`, `msg`), or text for people. `mycelia
-    logs` shows either as text."""
+    format: Literal["human", "json"] = "human"
+    """What a daemon in the foreground writes on its standard error. The file in the state directory is always JSON, one
+    object per line (`ts`, `level`, `logger`, `node`, `app`, `round`, `msg`); `mycelia logs` shows it as text."""
     max_mib: Count = 16
     """MiB at which the log file in the state directory is rotated."""
     keep: Annotated[int, msgspec.Meta(ge=1, le=99)] = 3

@@ -80,7 +80,7 @@ def test_a_key_without_neighbour_lists_what_is_known() -> None:
         ("[links]\ndial_timeout_s = 0", "config.toml: [links] dial_timeout_s = 0 is not a number above 0"),
         ("[node]\nlisten = 7447", "config.toml: [node] listen = 7447 is not a string"),
         ('[node]\nadvertise = "h:1"', "config.toml: [node] advertise = 'h:1' is not a list of strings"),
-        ('[log]\nformat = "xml"', """config.toml: [log] format = 'xml' is not "json" or "human\""""),
+        ('[log]\nformat = "xml"', """config.toml: [log] format = 'xml' is not "human" or "json\""""),
         ('[data.d]\nkind = "sql"', """config.toml: [data.d] kind = 'sql' is not "digits", "npz" or "csv\""""),
         ('[data.d]\npath = "x"', "config.toml: [data.d] lacks kind"),
         ("[data]\nd = 1", "config.toml: data.d is a section, not a value"),
