@@ -109,10 +109,13 @@ class Machine(Protocol):
 class Outbox:
     """Effects of one step.  The parts of a node share one, so that order across parts is the order of causes."""
 
-    __slots__ = ("effects",)
+    __slots__ = ("effects", "loopback", "me")
 
-    def __init__(self) -> None:
+    def __init__(self, me: NodeId = b"") -> None:
+        self.me = me
         self.effects: list[Effect] = []
+        self.loopback: list[Message | Routed] = []
+        """What this node sent to itself: a voter may be its own root.  The owner of the outbox feeds it back."""
 
     def drain(self) -> list[Effect]:
         """All effects since the last drain."""
@@ -120,7 +123,10 @@ class Outbox:
         return effects
 
     def send(self, peer: NodeId, message: Message | Routed) -> None:
-        self.effects.append(Send(peer, message))
+        if peer == self.me:
+            self.loopback.append(message)
+        else:
+            self.effects.append(Send(peer, message))
 
     def set_timer(self, timer: Timer, at: int) -> None:
         self.effects.append(SetTimer(timer, at))

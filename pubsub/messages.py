@@ -12,9 +12,11 @@ MAX_MEMBERS = 16384
 """Contributors that one partial may name."""
 
 MAX_DEPTH = 64
+MAX_VOTERS = 9
 
 Path = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_DEPTH)]
 Members = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
+Voters = Annotated[tuple[Contact, ...], msgspec.Meta(max_length=MAX_VOTERS)]
 Metrics = Annotated[dict[Annotated[str, msgspec.Meta(max_length=64)], float], msgspec.Meta(max_length=64)]
 
 
@@ -34,7 +36,7 @@ class Head(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The fencing number of the root that proposed it.  Heads are ordered by (epoch, round)."""
     round: int
     root: Contact
-    voters: Contacts
+    voters: Voters
     model: Value
     state: Value = EMPTY
     """Optimiser state of the server, for strategies that have one."""
@@ -49,6 +51,10 @@ class Head(msgspec.Struct, frozen=True, gc=False, array_like=True):
     def order(self) -> tuple[int, int]:
         return self.epoch, self.round
 
+    def outline(self) -> Head:
+        """Without the values: enough to find the voters and to know how far the application is."""
+        return msgspec.structs.replace(self, model=EMPTY, state=EMPTY, report=b"")
+
 
 class Partial(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What travels up: a value with an associative, commutative merge.  Never an average (overlay.md 5b)."""
@@ -58,8 +64,6 @@ class Partial(msgspec.Struct, frozen=True, gc=False, array_like=True):
     contributors: Members
     metrics: Metrics = {}
     """Sums: ``loss`` is the weighted sum, divided by ``weight`` only at the root."""
-    absent: int = 0
-    """Members of the subtree that should have answered and did not."""
 
 
 @register(48, 16 * 1024)
@@ -122,7 +126,7 @@ class TreeWant(Message):
     app: Id
 
 
-@register(54, 320 * 1024)
+@register(54, 512 * 1024)
 class WaveOpen(Message):
     """Down the tree: work on this, and hand in what you have."""
 
@@ -136,8 +140,6 @@ class WaveOpen(Message):
     """Those whose contribution to this round the root already holds, from earlier waves."""
     order: Annotated[bytes, msgspec.Meta(max_length=8192)] = b""
     """What the role machines are to do (``fl.messages.Order``); opaque to the tree."""
-    replay: bool = False
-    """Sent to one child that attached or asked again, not to all as the wave opened."""
 
 
 @register(55, 640 * 1024)
@@ -148,9 +150,10 @@ class WaveUp(Message):
     wave: WaveId
     partial: Partial | None
     absent: int = 0
+    """Members of the subtree that should have answered and did not."""
 
 
-@register(56, 320 * 1024)
+@register(56, 512 * 1024)
 class Committed(Message):
     """Down the tree: a majority of voters holds this head.  Contributions to its round may be forgotten."""
 
@@ -159,7 +162,7 @@ class Committed(Message):
     metrics: Metrics = {}
 
 
-@register(57, 80 * 1024)
+@register(57, 128)
 class Stale(Message):
     """What you said belongs to a dead epoch; this is the present one.  Counted, not punished."""
 
@@ -172,16 +175,19 @@ class HeadQuery(Message):
     """Who is the root, as far as you know, and what is the newest head you have seen?"""
 
     app: Id
+    full: bool = False
+    """Send the head with its inline values, not just its outline."""
 
 
 @register(59, 160 * 1024)
 class HeadAnswer(Message):
     app: Id
     root: Contact | None
+    """Whom the sender last promised to follow or heard commit; the sender itself when it is the root."""
     head: Head | None
 
 
-@register(60, 1024)
+@register(60, 2048)
 class Prepare(Message):
     """A candidate asks a voter to follow it in ``epoch`` and nobody before it (Paxos phase 1; Raft's vote)."""
 

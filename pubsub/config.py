@@ -1,0 +1,55 @@
+"""Settings of the forest.  Times in nanoseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MS = 1_000_000
+SECOND = 1_000 * MS
+
+
+@dataclass(frozen=True, slots=True)
+class TreeConfig:
+    """One object, shared by all trees of a node (and by all nodes of a simulation)."""
+
+    join_retry: int = 800 * MS
+    """How long a join may stay unanswered before the next candidate, or the route, is tried.  Above the round trip of
+    a routed join in a wide network, far below what a person would notice."""
+
+    join_backoff: int = 8 * SECOND
+    """Upper bound of the doubling pause between routed joins that found no place."""
+
+    join_tries: int = 32
+    """Candidates tried in one descent.  A tree of fan-out 4 that is 32 levels deep does not exist; the bound is for
+    liars that refuse in circles."""
+
+    beat: int = 5 * SECOND
+    """Pause between a parent's beats.  Beats repair lost messages; death is detected by the ring's liveness, so they
+    may be rare: 5 s costs 24 bytes/s per edge."""
+
+    beat_patience: int = 4
+    """Beats that may be missing before a child looks for another parent."""
+
+    leaf_slots: int = 16
+    """Children without an address (outbound-only) that a node takes beyond the application's fan-out."""
+
+    answer_wait: int = 700 * MS
+    """How long a rendezvous waits for answers about the present root, and a proposer before it repeats itself."""
+
+    stall_after: int = 5 * SECOND
+    """Without a majority for this long an application is reported ``stalled``."""
+
+    retry_limit: int = 8 * SECOND
+    """Upper bound of the doubling pause between candidacies."""
+
+    voter_check: int = 4 * SECOND
+    """How often a root looks at its voters, asks one of them whether it is still the root, and plans a replacement."""
+
+    grace: int = 500 * MS
+    """Least time that is granted to stragglers once a quorum of the answers is in and no history sets a deadline."""
+
+    hop_margin: int = 30 * MS
+    """First guess of what a node needs to merge and forward; replaced by its own measurements."""
+
+    linger: int = 20 * SECOND
+    """How long a member of a finished application stays, so that the news reaches its whole subtree."""

@@ -1,0 +1,426 @@
+"""One application on one node: its place in the tree, its present wave, what it knows of the head, and whether it
+should be root.
+
+``Grove`` ties the four parts together.  It holds no protocol of its own but the search for the root: a rendezvous that
+does not know of a live root first asks the voters whom they follow, and the one they name whether it is alive and still
+root.  Only when that brings nothing does it stand.  The question costs a round trip and saves a change of root, and
+with it a repeated round, each time a node joins the ring closer to the application's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from protocol.errors import Code
+from protocol.ids import NodeId
+from protocol.messages import Contact
+
+from .messages import (
+    Accepted,
+    Committed,
+    Head,
+    HeadAnswer,
+    HeadQuery,
+    Promise,
+    Stale,
+    TreeAccept,
+    TreeBeat,
+    TreeJoin,
+    TreeLeave,
+    TreeRefuse,
+    TreeWant,
+    WaveOpen,
+    WaveUp,
+)
+from .ports import Genesis
+from .proposer import Phase, Proposer
+from .tree import Tree
+from .waves import Waves
+
+if TYPE_CHECKING:
+    from .forest import Forest
+
+
+class Grove:
+    """This node's part in one application."""
+
+    __slots__ = (
+        "_asked", "_forest", "_last", "_retry", "_searching", "app", "epoch", "finished", "genesis", "head", "proposer",
+        "root", "tree", "waves",
+    )  # fmt: skip
+
+    def __init__(self, forest: Forest, genesis: Genesis) -> None:
+        app = genesis.app
+        self._forest, self.genesis, self.app = forest, genesis, app
+        stream = forest.stream
+        self.tree = Tree(
+            app, forest.me, genesis.fan_out, forest.config,
+            ring=forest.ring, out=forest.out, stream=stream, changed=self._tree_changed,
+        )  # fmt: skip
+        self.waves = Waves(
+            self.tree, genesis.quorum, forest.config, roles=forest.roles, out=forest.out, count=forest.count
+        )
+        self.proposer = Proposer(
+            app, forest.me, forest.config, ring=forest.ring, out=forest.out, stream=stream, holdings=forest.holdings,
+            on_rooted=self._rooted, on_committed=self._committed_here, status=self._status,
+        )  # fmt: skip
+        self.head: Head | None = None
+        """Newest head known to be committed (or, from a voter's own memory, accepted)."""
+        self.epoch = 0
+        """Newest epoch heard of: what is older is stale."""
+        self.root: Contact | None = None
+        """A root believed alive, when this node is the rendezvous and not root itself."""
+        self.finished = False
+        self._searching = False
+        self._asked: NodeId | None = None
+        """The supposed root, asked whether it still is."""
+        self._retry = 0
+        self._last: Committed | None = None
+        """Newest commit as it was broadcast, for children that missed it."""
+
+    # ---- who is root ------------------------------------------------------------------------------------------------
+
+    def serve(self, now: int) -> None:
+        """Called whenever the ring changed: is it on this node to see that there is a root?"""
+        ring = self._forest.ring
+        if self.finished or self.proposer.leading:
+            return
+        if not (ring.ready and ring.is_closest(self.app)):
+            self._retreat()
+            return
+        if self.root is not None and ring.alive(self.root.id):
+            return
+        if self._searching or self.proposer.phase is not Phase.IDLE:
+            return
+        self._search(now)
+
+    def _retreat(self) -> None:
+        """Someone else is the rendezvous now."""
+        self._forget_root()
+        self._searching, self._asked = False, None
+        if self.proposer.phase is Phase.PREPARING:
+            self.proposer.retire(self.epoch)
+
+    def _forget_root(self) -> None:
+        if self.root is not None:
+            self._forest.ring.unwatch(self.root.id, self._purpose)
+            self.root = None
+
+    @property
+    def _purpose(self) -> str:
+        return "root:" + self.app.hex()
+
+    def _search(self, now: int) -> None:
+        """Ask the voters whom they follow."""
+        self._searching, self._asked = True, None
+        for voter in self._base().voters:
+            self._forest.ring.learn(voter)
+            self._forest.out.send(voter.id, HeadQuery(self.app))
+        self._forest.out.set_timer(("tree.search", self.app), now + self._forest.config.answer_wait)
+
+    def _base(self) -> Head:
+        """Where a candidacy starts: the newest committed head, else the genesis."""
+        return self.head if self.head is not None else self.genesis.head()
+
+    def on_answer(self, peer: NodeId, message: HeadAnswer, now: int) -> None:
+        """A voter names a root, or the root confirms itself."""
+        if message.head is not None:
+            self.heard_of(message.head, now)
+        if self.finished:
+            return
+        if self.proposer.leading:
+            self._check_reign(message, now)
+        elif self._searching and message.root is not None:
+            self._found(peer, message.root, now)
+
+    def _found(self, peer: NodeId, root: Contact, now: int) -> None:
+        ring, me = self._forest.ring, self._forest.me
+        if root.id == me.id or not ring.alive(root.id):
+            return
+        if peer == root.id:
+            self._searching, self._asked = False, None
+            self._forest.out.cancel_timer(("tree.search", self.app))
+            self.root, self._retry = root, 0
+            ring.watch(root.id, self._purpose, now)
+        elif self._asked is None:
+            self._asked = root.id
+            ring.learn(root)
+            self._forest.out.send(root.id, HeadQuery(self.app))
+            self._forest.out.set_timer(("tree.search", self.app), now + self._forest.config.answer_wait)
+
+    def _stand(self, now: int) -> None:
+        """Nobody claims the root: stand for it, unless meanwhile it is somebody else's turn."""
+        self._searching, self._asked = False, None
+        ring = self._forest.ring
+        if self.finished or self.proposer.phase is not Phase.IDLE or not (ring.ready and ring.is_closest(self.app)):
+            return
+        self.proposer.epoch = max(self.proposer.epoch, self.epoch)
+        self.proposer.stand(self._base(), now)
+
+    def _check_reign(self, message: HeadAnswer, now: int) -> None:
+        """A root asks a voter now and then whether it is still the one."""
+        if message.head is not None and message.head.epoch > self.proposer.epoch:
+            self._dethrone(message.head.epoch, now)
+
+    def on_stale(self, peer: NodeId, message: Stale, now: int) -> None:
+        """Somebody knows a newer epoch than ours."""
+        self._forest.count("stale_told")
+        if message.epoch > self.proposer.epoch or self.proposer.phase in (Phase.PREPARING, Phase.ADOPTING):
+            self._dethrone(message.epoch, now)
+
+    def _dethrone(self, epoch: int, now: int) -> None:
+        self.epoch = max(self.epoch, epoch)
+        candidate = self.proposer.phase is not Phase.IDLE
+        was_root = self.proposer.retire(epoch)
+        if was_root:
+            self.waves.stop()
+            self._forest.roles.unrooted(self.app, epoch, now)
+            self.tree.step_down(now)
+        if candidate:
+            self._again(now)
+
+    def _again(self, now: int) -> None:
+        """Look once more after a growing, random pause, so that two candidates do not chase each other."""
+        config = self._forest.config
+        self._retry = min(self._retry * 2 or config.answer_wait, config.retry_limit)
+        pause = self._retry // 2 + self._forest.stream.below(self._retry)
+        self._forest.out.set_timer(("tree.serve", self.app), now + pause)
+
+    def _rooted(self, head: Head, now: int) -> None:
+        """A majority holds ``head`` under our epoch."""
+        self._retry = 0
+        self._forget_root()
+        self._note_head(head)
+        self.tree.become_root(now)
+        self._guard(now)
+        self._forest.roles.rooted(self.app, head, now)
+
+    def _guard(self, now: int) -> None:
+        """Keep an eye on the voters, and on being root."""
+        head = self.proposer.head
+        assert head is not None
+        for voter in head.voters:
+            if voter.id != self._forest.me.id:
+                self._forest.ring.watch(voter.id, self._purpose, now)
+        asked = self._forest.stream.choice(head.voters)
+        if asked.id != self._forest.me.id:
+            self._forest.out.send(asked.id, HeadQuery(self.app))
+        self._forest.out.set_timer(("tree.guard", self.app), now + self._forest.config.voter_check)
+
+    def propose(self, head: Head, now: int) -> None:
+        """Commit the result of a round, replacing at most one dead voter by the way."""
+        before = self.proposer.head
+        assert before is not None
+        self.proposer.propose(head, now)
+
+    def _committed_here(self, head: Head, now: int) -> None:
+        before = self.head
+        self._note_head(head)
+        if before is None or before.voters != head.voters or head.finished:
+            self._forest.roles.voters_changed(head, now)
+            if before is not None:
+                self._unwatch_voters(before)
+        self._forest.roles.committed(self.app, head, (), {}, now)
+
+    def _unwatch_voters(self, head: Head) -> None:
+        for voter in head.voters:
+            self._forest.ring.unwatch(voter.id, self._purpose)
+
+    # ---- heads ------------------------------------------------------------------------------------------------------
+
+    def heard_of(self, head: Head, now: int) -> None:
+        """A head from a record, a voter or a joiner: tells who the voters are, and maybe that all is over."""
+        if head.app != self.app or (self.head is not None and head.order <= self.head.order):
+            return
+        self._note_head(head)
+        if self.proposer.phase is not Phase.IDLE and head.epoch > self.proposer.epoch:
+            self._dethrone(head.epoch, now)
+
+    def _note_head(self, head: Head) -> None:
+        if self.head is None or head.order >= self.head.order:
+            self.head = head
+            self.tree.head = head.outline()
+        self.epoch = max(self.epoch, head.epoch)
+
+    def broadcast(self, message: Committed, now: int) -> None:
+        """At the root: let everybody know of a commit."""
+        self._last = message
+        for child in self.tree.children:
+            self._forest.out.send(child, message)
+
+    def on_committed(self, peer: NodeId, message: Committed, now: int) -> None:
+        """From the parent: note it, hand it down, tell the role."""
+        if peer != self.tree.parent:
+            self._forest.out.send(peer, TreeLeave(self.app))
+            return
+        if message.head.epoch < self.epoch:
+            self._forest.out.send(peer, Stale(self.app, self.epoch))
+            return
+        if self._last is not None and message.head.order <= self._last.head.order:
+            return
+        self._note_head(message.head)
+        self.broadcast(message, now)
+        self._forest.roles.committed(
+            self.app, message.head, message.contributors, message.metrics, now
+        )
+
+    def conclude(self, now: int) -> None:
+        """The application is over: nobody needs to be root; the tree lingers until the news has travelled."""
+        if self.finished:
+            return
+        self.finished = True
+        self.waves.stop()
+        self.proposer.retire(self.epoch)
+        self._forget_root()
+        if self.head is not None:
+            self._unwatch_voters(self.head)
+        self._forest.out.set_timer(("tree.linger", self.app), now + self._forest.config.linger)
+
+    # ---- membership -------------------------------------------------------------------------------------------------
+
+    def join(self, now: int) -> None:
+        if not self.finished:
+            self.tree.join(now)
+
+    def leave(self, now: int) -> None:
+        """Let go of the tree; a root that leaves simply stops, and the ring finds the next."""
+        self.proposer.retire(self.epoch)
+        self._forget_root()
+        self.waves.stop()
+        self.tree.leave(now)
+
+    def remembered(self, now: int, *, first: bool = False) -> None:
+        """The durable mark of membership is there; ``first``: it was made in this life, so no other came before."""
+        if first:
+            self.waves.amnesia = False
+
+    def takes(self, message: TreeJoin) -> bool:
+        """Does this node answer a join that passes by?"""
+        return self.tree.attached and message.joiner.id not in self.tree.my_path
+
+    def on_join(self, message: TreeJoin, now: int) -> None:
+        """Directly, or as a member on the way, or as the rendezvous."""
+        if message.head is not None:
+            self.heard_of(message.head, now)
+        joiner, out = message.joiner, self._forest.out
+        if self.tree.attached:
+            if self.tree.admit(joiner, message.attempt, now):
+                self._catch_up(joiner.id, message, now)
+        elif self.root is not None and self.root.id != joiner.id and self._forest.ring.alive(self.root.id):
+            out.send(joiner.id, TreeRefuse(self.app, message.attempt, (self.root,)))
+        else:
+            out.send(joiner.id, TreeRefuse(self.app, message.attempt))
+            self.serve(now)
+
+    def _catch_up(self, child: NodeId, message: TreeJoin | None, now: int) -> None:
+        """What the others were told before this child came."""
+        if self._last is not None:
+            self._forest.out.send(child, self._last)
+        self.waves.replay_to(child, message.wave if message is not None else self.waves.current, now)
+
+    def on_accept(self, peer: NodeId, message: TreeAccept, now: int) -> None:
+        self.tree.on_accept(peer, message, now)
+
+    def on_refuse(self, peer: NodeId, message: TreeRefuse, now: int) -> None:
+        self.tree.on_refuse(peer, message, now)
+
+    def on_leave(self, peer: NodeId, message: TreeLeave, now: int) -> None:
+        if self.tree.drop_child(peer, now):
+            self.waves.child_lost(peer, now)
+        elif peer == self.tree.parent:
+            self.tree.lose_parent(now)
+
+    def on_beat(self, peer: NodeId, message: TreeBeat, now: int) -> None:
+        if not self.tree.on_beat(peer, message.path, now):
+            return
+        last = self._last.head.order if self._last is not None else (0, 0)
+        if message.wave > self.waves.current or message.committed > last:
+            self._forest.out.send(peer, TreeWant(self.app))
+
+    def on_want(self, peer: NodeId, message: TreeWant, now: int) -> None:
+        if peer in self.tree.children:
+            self._catch_up(peer, None, now)
+
+    def peer_dead(self, peer: NodeId, now: int) -> None:
+        """Parent: join again at once.  Child: expect nothing of it.  Root: see that there is another."""
+        if self.tree.drop_child(peer, now):
+            self.waves.child_lost(peer, now)
+        if peer == self.tree.parent:
+            self.tree.lose_parent(now)
+        if self.root is not None and peer == self.root.id:
+            self._forget_root()
+            self.serve(now)
+
+    # ---- waves ------------------------------------------------------------------------------------------------------
+
+    def on_open(self, peer: NodeId, message: WaveOpen, now: int) -> None:
+        if peer != self.tree.parent:
+            self._forest.out.send(peer, TreeLeave(self.app))
+            return
+        if message.wave.epoch < self.epoch:
+            self._forest.count("stale_refused")
+            self._forest.out.send(peer, Stale(self.app, self.epoch))
+            return
+        self.epoch = message.wave.epoch
+        if self.finished:
+            return
+        holdings = self._forest.holdings
+        for value in (message.head.model, self.genesis.bundle):
+            if value.blob:
+                holdings.ensure(value, peer, lambda at: None, now)
+        self.waves.on_open(peer, message, now)
+
+    def on_up(self, peer: NodeId, message: WaveUp, now: int) -> None:
+        """A child's partial: fenced first, then fetched if it is large, then counted."""
+        if message.wave.epoch < self.epoch:
+            self._forest.count("stale_refused")
+            self._forest.out.send(peer, Stale(self.app, self.epoch))
+            return
+        if peer not in self.tree.children:
+            self._forest.count("late_partials")
+            return
+        value = message.partial.value if message.partial is not None else None
+        if value is None or not value.blob:
+            self.waves.on_up(peer, message, now)
+        elif self.waves.wants(peer, message.wave):
+            self._forest.holdings.ensure(value, peer, lambda at: self.waves.on_up(peer, message, at), now)
+        else:
+            self._forest.count("late_partials")
+
+    def on_promise(self, peer: NodeId, message: Promise, now: int) -> None:
+        self.proposer.on_promise(peer, message, now)
+
+    def on_accepted(self, peer: NodeId, message: Accepted, now: int) -> None:
+        self.proposer.on_accepted(peer, message, now)
+
+    # ---- timers and notices -----------------------------------------------------------------------------------------
+
+    def on_timer(self, name: str, now: int) -> None:
+        match name:
+            case "tree.join":
+                self.tree.on_join_timer(now)
+            case "tree.beat":
+                last = self._last.head.order if self._last is not None else (0, 0)
+                self.tree.on_beat_timer(self.waves.current, last, now)
+            case "tree.wave":
+                self.waves.on_deadline(now)
+            case "tree.head":
+                self.proposer.on_timer(now)
+            case "tree.search":
+                self._stand(now)
+            case "tree.serve":
+                self.serve(now)
+            case "tree.guard":
+                if self.proposer.leading:
+                    self._guard(now)
+            case "tree.linger":
+                self.tree.leave(now)
+            case _:
+                raise AssertionError(f"no such timer: {name}")
+
+    def _tree_changed(self, now: int) -> None:
+        self._forest.roles.tree_changed(self.app, now)
+
+    def _status(self, status: str, detail: str, now: int) -> None:
+        self._forest.roles.status(self.app, status, detail, now)

@@ -1,0 +1,101 @@
+"""What the forest needs from the ring below and from the roles above."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from protocol.ids import AppId, NodeId
+from protocol.messages import EMPTY, Contact, Message, Value
+
+from .messages import Head, Partial, WaveId
+
+
+class Genesis(msgspec.Struct, frozen=True, gc=False):
+    """What the forest must know of an application's descriptor."""
+
+    app: AppId
+    voters: tuple[Contact, ...]
+    fan_out: int
+    quorum: float
+    initial: Value
+    home: Contact
+    """Where ``initial`` can be fetched when it is not inline."""
+    bundle: Value = EMPTY
+    """The code, which every member holds and hands on, so that workers anywhere below get it from their parent."""
+
+    def head(self) -> Head:
+        """The head before any root: epoch 0, round 0."""
+        return Head(self.app, 0, 0, self.home, self.voters, self.initial)
+
+
+class OpenWave(msgspec.Struct, frozen=True, gc=False):
+    """A wave as a member sees it."""
+
+    id: WaveId
+    head: Head
+    order: bytes
+    closed: tuple[NodeId, ...]
+    opened: int
+    """Local time at which it reached this node."""
+    deadline: int
+    """Local time by which this node hands in; 0 when no history sets one."""
+    source: NodeId
+    """Who sent it, and from whom the model can be fetched."""
+    may_contribute: bool
+    """False for a node that cannot know whether an earlier life of it already handed in its part."""
+
+
+class Overlay(Protocol):
+    """The ring, as far as the forest uses it."""
+
+    @property
+    def ready(self) -> bool: ...
+    def route(self, key: bytes, message: Message, now: int) -> None: ...
+    def is_closest(self, key: bytes) -> bool: ...
+    def closest(self, key: bytes, count: int) -> list[Contact]: ...
+    def contact(self, peer: NodeId) -> Contact | None: ...
+    def learn(self, contact: Contact) -> None: ...
+    def alive(self, peer: NodeId) -> bool: ...
+    def watch(self, peer: NodeId, purpose: str, now: int) -> None: ...
+    def unwatch(self, peer: NodeId, purpose: str) -> None: ...
+
+
+class Roles(Protocol):
+    """The federated roles (``fl``), called by the forest."""
+
+    def wave_opened(self, app: AppId, wave: OpenWave, now: int) -> None:
+        """Work, then call ``Forest.contribute`` with a partial or None."""
+        ...
+
+    def combine(self, app: AppId, wave: WaveId, parts: Sequence[Partial], now: int) -> None:
+        """Merge ``parts`` (child-id order), then call ``Forest.hand_in``."""
+        ...
+
+    def wave_closed(self, app: AppId, wave: WaveId, parts: Sequence[Partial], absent: int, now: int) -> None:
+        """At the root: all that the wave brought."""
+        ...
+
+    def committed(
+        self, app: AppId, head: Head, contributors: Sequence[NodeId], metrics: dict[str, float], now: int
+    ) -> None:
+        """A head is known to be committed."""
+        ...
+
+    def rooted(self, app: AppId, head: Head, now: int) -> None:
+        """This node is root in ``head.epoch``; ``head`` is the last committed one."""
+        ...
+
+    def unrooted(self, app: AppId, epoch: int, now: int) -> None:
+        """A newer epoch exists: whatever this node still does as root is refused."""
+        ...
+
+    def tree_changed(self, app: AppId, now: int) -> None: ...
+
+    def status(self, app: AppId, status: str, detail: str, now: int) -> None: ...
+
+    def voters_changed(self, head: Head, now: int) -> None:
+        """Make the new guardians known beyond the tree (a record)."""
+        ...

@@ -1,0 +1,244 @@
+"""The other half of the head: how a node becomes root, and how a root commits.
+
+A *candidate* asks the voters for a promise in a new epoch.  With a majority it knows the newest head that may have been
+committed, takes that head as its own and commits it again under its epoch: only then is it root.  From there on each
+round is one ``Accept`` to all voters and a majority of ``Accepted``.
+
+Who the voters are is itself part of the head, and changes by one voter at a time, so that every majority of the old
+set and every majority of the new one share a voter (Ongaro 2014, section 4.1).  A candidate that starts from an outdated
+set therefore meets, in any majority of it, a voter that accepted the next set; it follows such traces until a majority
+of the newest set that it has seen has promised.
+
+Without a majority nothing is decided.  The proposer goes on asking with a growing pause and reports ``stalled``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from protocol.effects import Outbox
+from protocol.ids import AppId, NodeId
+from protocol.messages import Contact
+from protocol.streams import Stream
+
+from .config import TreeConfig
+from .holdings import Holdings
+from .messages import Accept, Accepted, Head, Prepare, Promise
+from .ports import Overlay
+
+
+class Phase(enum.Enum):
+    IDLE = "idle"
+    PREPARING = "preparing"
+    ADOPTING = "adopting"
+    """Committing the inherited head under the new epoch."""
+    LEADING = "leading"
+
+
+def majority(voters: Sequence[Contact], answered: Mapping[NodeId, bool]) -> bool:
+    """Have more than half of ``voters`` answered?"""
+    return 2 * sum(voter.id in answered for voter in voters) > len(voters)
+
+
+class Proposer:
+    """Candidate and root of one application on one node."""
+
+    __slots__ = (
+        "_accepted", "_best", "_config", "_holdings", "_known", "_me", "_on_committed", "_on_rooted", "_out",
+        "_promises", "_proposed", "_ring", "_since", "_source", "_status", "_stream", "_tries", "app", "epoch", "head",
+        "phase",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        app: AppId,
+        me: Contact,
+        config: TreeConfig,
+        *,
+        ring: Overlay,
+        out: Outbox,
+        stream: Stream,
+        holdings: Holdings,
+        on_rooted: Callable[[Head, int], None],
+        on_committed: Callable[[Head, int], None],
+        status: Callable[[str, str, int], None],
+    ) -> None:
+        self.app, self._me, self._config = app, me, config
+        self._ring, self._out, self._stream, self._holdings = ring, out, stream, holdings
+        self._on_rooted, self._on_committed, self._status = on_rooted, on_committed, status
+        self.phase = Phase.IDLE
+        self.epoch = 0
+        """The highest epoch seen or used."""
+        self.head: Head | None = None
+        """The last head that this node committed as root."""
+        self._known: Head | None = None
+        """Where the candidate started from: tells whom to ask."""
+        self._best: Head | None = None
+        """The newest accepted head among the promises."""
+        self._source: NodeId = b""
+        """Who holds the content of ``_best``."""
+        self._promises: dict[NodeId, bool] = {}
+        self._accepted: dict[NodeId, bool] = {}
+        self._proposed: Head | None = None
+        self._since = 0
+        self._tries = 0
+
+    @property
+    def leading(self) -> bool:
+        return self.phase is Phase.LEADING
+
+    @property
+    def busy(self) -> bool:
+        """A head is proposed and not yet committed."""
+        return self._proposed is not None
+
+    # ---- phase 1 ----------------------------------------------------------------------------------------------------
+
+    def stand(self, known: Head, now: int) -> None:
+        """Become a candidate.  ``known`` tells whom to ask; at epoch 0 it is the genesis head, values included."""
+        if self.phase is not Phase.IDLE:
+            return
+        self.phase = Phase.PREPARING
+        self.epoch = max(self.epoch, known.epoch) + 1
+        self._known, self._best, self._source = known, None, known.root.id
+        self._promises = {}
+        self._since, self._tries = now, 0
+        self._ask(now)
+
+    def _electorate(self) -> tuple[Contact, ...]:
+        """Whose majority decides: the voters of the newest head that has shown itself so far.
+
+        Starting in the middle of the chain of voter sets is safe: a majority of one set that reports no newer set proves
+        that no newer one was ever committed, since that would have needed a voter of this majority.
+        """
+        assert self._known is not None
+        if self._best is not None and self._best.order >= self._known.order:
+            return self._best.voters
+        return self._known.voters
+
+    def _ask(self, now: int) -> None:
+        for voter in self._electorate():
+            if voter.id not in self._promises:
+                self._ring.learn(voter)
+                self._out.send(voter.id, Prepare(self.app, self.epoch, self._me))
+        self._arm(now)
+
+    def on_promise(self, peer: NodeId, message: Promise, now: int) -> None:
+        """Count it; follow traces of newer voters; with a majority adopt the newest head."""
+        if self.phase is not Phase.PREPARING or message.epoch != self.epoch:
+            return
+        before = self._electorate()
+        if all(voter.id != peer for voter in before):
+            return
+        self._promises[peer] = True
+        head = message.accepted
+        if head is not None and (self._best is None or head.order > self._best.order):
+            self._best, self._source = head, peer
+        if self._electorate() != before:
+            self._ask(now)
+        if majority(self._electorate(), self._promises):
+            self._adopt(now)
+
+    def _adopt(self, now: int) -> None:
+        """Take over the newest head, with its content, and commit it again under the new epoch."""
+        known, best = self._known, self._best
+        assert known is not None
+        if best is None and known.epoch == 0:
+            best = known
+        if best is None or best.order < known.order:
+            return  # a committed head that no majority remembers: keep asking, report stalled
+        self.phase = Phase.ADOPTING
+        head = msgspec.structs.replace(best, epoch=self.epoch, root=self._me)
+        epoch = self.epoch
+
+        def propose(at: int) -> None:
+            if self.phase is Phase.ADOPTING and self.epoch == epoch and self._proposed is None:
+                self.propose(head, at)
+
+        self._holdings.ensure(
+            head.model,
+            self._source,
+            lambda at: self._holdings.ensure(head.state, self._source, propose, at),
+            now,
+        )
+
+    # ---- phase 2 ----------------------------------------------------------------------------------------------------
+
+    def propose(self, head: Head, now: int) -> None:
+        """Ask the voters to hold ``head``.  One head at a time."""
+        assert self._proposed is None and head.epoch == self.epoch
+        self._proposed, self._accepted = head, {}
+        self._since, self._tries = now, 0
+        self._offer(now)
+
+    def _offer(self, now: int) -> None:
+        head = self._proposed
+        assert head is not None
+        for voter in head.voters:
+            if voter.id not in self._accepted:
+                self._ring.learn(voter)
+                self._out.send(voter.id, Accept(head))
+        self._arm(now)
+
+    def on_accepted(self, peer: NodeId, message: Accepted, now: int) -> None:
+        head = self._proposed
+        if head is None or (message.epoch, message.round) != head.order:
+            return
+        if all(voter.id != peer for voter in head.voters):
+            return
+        self._accepted[peer] = True
+        if majority(head.voters, self._accepted):
+            self._commit(head, now)
+
+    def _commit(self, head: Head, now: int) -> None:
+        self._proposed, self.head = None, head
+        self._out.cancel_timer(("tree.head", self.app))
+        if self.phase is Phase.ADOPTING:
+            self.phase = Phase.LEADING
+            self._on_rooted(head, now)
+        else:
+            self._on_committed(head, now)
+
+    def next_voters(self, voters: tuple[Contact, ...]) -> tuple[Contact, ...]:
+        """The same voters with at most one dead one replaced by the closest live node that is not one yet."""
+        dead = next((voter for voter in voters if voter.id != self._me.id and not self._ring.alive(voter.id)), None)
+        if dead is None:
+            return voters
+        seated = [voter.id for voter in voters]
+        for contact in self._ring.closest(self.app, 2 * len(voters) + 2):
+            if contact.id not in seated:
+                return tuple(contact if voter is dead else voter for voter in voters)
+        return voters
+
+    # ---- patience ---------------------------------------------------------------------------------------------------
+
+    def _arm(self, now: int) -> None:
+        pause = min(self._config.answer_wait << min(self._tries, 8), self._config.retry_limit)
+        pause += self._stream.below(pause // 4)
+        self._out.set_timer(("tree.head", self.app), now + pause)
+
+    def on_timer(self, now: int) -> None:
+        """No majority yet: ask again, and say so when it has lasted."""
+        if self.phase is Phase.IDLE or (self.phase is Phase.LEADING and self._proposed is None):
+            return
+        self._tries += 1
+        if now - self._since >= self._config.stall_after:
+            self._status("stalled", "no majority of the voters answers", now)
+        if self._proposed is not None:
+            self._offer(now)
+        elif self.phase is Phase.ADOPTING:
+            self._adopt(now)
+        else:
+            self._ask(now)
+
+    def retire(self, epoch: int) -> bool:
+        """A newer epoch exists, or candidacy makes no sense any more.  True when this node was root."""
+        was_root = self.phase is Phase.LEADING
+        self.epoch = max(self.epoch, epoch)
+        self.phase, self._proposed, self._known, self._best = Phase.IDLE, None, None, None
+        self._promises, self._accepted = {}, {}
+        self._out.cancel_timer(("tree.head", self.app))
+        return was_root

@@ -1,0 +1,309 @@
+"""One node's place in one tree: how it gets a parent, whom it takes as children, how it notices that either is gone.
+
+A join is routed towards the application id and intercepted by the first member on its way (Scribe, Castro et al.
+2002).  Unlike Scribe a member takes at most ``fan_out`` children: a refused joiner is given up to three of the refuser's
+children and descends, depth first, never to the same node twice in one attempt.  Nobody but members carries the tree:
+there are no pure forwarders, because with a hard cap it is the descent that shapes the tree, not the paths of the
+joins.
+
+Loops.  Every member knows the path from the root to itself; a joiner that stands on that path is refused.  Two
+joins that cross in flight can still close a loop; the paths that travel down with the next beat then contain their
+receiver, who lets go and joins again.
+
+One active parent.  ``TreeAccept`` names the attempt it answers, so an acceptance that arrives after the joiner went
+on is declined.  A parent whose beats reach a node that does not regard it as its parent is told so (``TreeLeave``):
+that clears ghosts left by lost messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from protocol.effects import Outbox
+from protocol.ids import AppId, NodeId
+from protocol.messages import Contact
+from protocol.streams import Stream
+
+from .config import TreeConfig
+from .messages import MAX_DEPTH, Head, TreeAccept, TreeBeat, TreeJoin, TreeLeave, TreeRefuse, WaveId
+from .ports import Overlay
+
+
+class Child:
+    """What a parent remembers of a child."""
+
+    __slots__ = ("contact", "pushes")
+
+    def __init__(self, contact: Contact) -> None:
+        self.contact = contact
+        self.pushes = 0
+        """Joiners that were sent down this way: the next one goes elsewhere, so the tree fills evenly."""
+
+
+class Tree:
+    """Membership of this node in the tree of ``app``."""
+
+    __slots__ = (
+        "_attempt", "_backoff", "_candidates", "_changed", "_config", "_last_beat", "_out", "_ring", "_stream",
+        "_tried", "app", "children", "fan_out", "head", "is_root", "me", "parent", "path", "sent_wave", "wanted",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        app: AppId,
+        me: Contact,
+        fan_out: int,
+        config: TreeConfig,
+        *,
+        ring: Overlay,
+        out: Outbox,
+        stream: Stream,
+        changed: Callable[[int], None],
+    ) -> None:
+        self.app, self.me, self.fan_out = app, me, fan_out
+        self._config, self._ring, self._out, self._stream = config, ring, out, stream
+        self._changed = changed
+        self.wanted = False
+        self.is_root = False
+        self.parent: NodeId | None = None
+        self.path: tuple[NodeId, ...] = ()
+        """From the root to the parent, both included; empty at the root and when detached."""
+        self.children: dict[NodeId, Child] = {}
+        self.head: Head | None = None
+        """Newest head known, in outline; joins carry it to a rendezvous that knows nothing."""
+        self.sent_wave: WaveId | None = None
+        self._attempt = 0
+        self._candidates: list[Contact] | None = None
+        """None: not joining.  Otherwise those still to be tried before the join is routed again."""
+        self._tried: list[NodeId] = []
+        self._backoff = 0
+        self._last_beat = 0
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> bool:
+        return self.is_root or self.parent is not None
+
+    @property
+    def depth(self) -> int:
+        return len(self.path)
+
+    @property
+    def my_path(self) -> tuple[NodeId, ...]:
+        """From the root to this node, both included."""
+        return (*self.path, self.me.id)
+
+    @property
+    def joining(self) -> bool:
+        return self._candidates is not None
+
+    # ---- joining ----------------------------------------------------------------------------------------------------
+
+    def join(self, now: int) -> None:
+        """Ask for a place, unless there is one already or a join is under way."""
+        self.wanted = True
+        if self.attached or self.joining:
+            return
+        self._begin(now)
+
+    def _begin(self, now: int) -> None:
+        """A new attempt starts by the route."""
+        self._attempt += 1
+        self._candidates = []
+        self._tried = []
+        self._arm(now)
+        self._ring.route(self.app, self._ask(), now)
+
+    def _ask(self) -> TreeJoin:
+        return TreeJoin(self.app, self.me, self._attempt, self.sent_wave, self.head)
+
+    def _arm(self, now: int) -> None:
+        self._out.set_timer(("tree.join", self.app), now + self._config.join_retry)
+
+    def on_join_timer(self, now: int) -> None:
+        """The last request was not answered."""
+        if self.attached or not self.wanted:
+            return
+        if self._candidates is None:
+            self._begin(now)
+        else:
+            self._next(now)
+
+    def _next(self, now: int) -> None:
+        """Try the next candidate; without one, pause and route again."""
+        assert self._candidates is not None
+        while self._candidates and len(self._tried) < self._config.join_tries:
+            contact = self._candidates.pop(0)
+            if contact.id == self.me.id or contact.id in self._tried or not self._ring.alive(contact.id):
+                continue
+            self._tried.append(contact.id)
+            self._ring.learn(contact)
+            self._out.send(contact.id, self._ask())
+            self._arm(now)
+            return
+        self._candidates = None
+        self._backoff = min(self._backoff * 2 or self._config.join_retry // 2, self._config.join_backoff)
+        pause = self._backoff // 2 + self._stream.below(self._backoff // 2)
+        self._out.set_timer(("tree.join", self.app), now + pause)
+
+    def on_accept(self, peer: NodeId, message: TreeAccept, now: int) -> bool:
+        """True when ``peer`` is now our parent."""
+        if peer == self.parent and message.attempt == self._attempt:
+            return False
+        stands = self.wanted and not self.attached and self.joining and message.attempt == self._attempt
+        if not stands or self.me.id in message.path or len(message.path) >= MAX_DEPTH:
+            self._out.send(peer, TreeLeave(self.app))
+            return False
+        self.drop_child(peer, now)
+        self.parent, self.path = peer, message.path
+        self._candidates, self._backoff, self._last_beat = None, 0, now
+        self._out.cancel_timer(("tree.join", self.app))
+        self._ring.watch(peer, self._purpose, now)
+        self._tell_children()
+        self._arm_beat(now)
+        self._changed(now)
+        return True
+
+    def on_refuse(self, peer: NodeId, message: TreeRefuse, now: int) -> None:
+        if self.attached or message.attempt != self._attempt or self._candidates is None:
+            return
+        self._candidates[:0] = message.candidates
+        del self._candidates[self._config.join_tries :]
+        self._next(now)
+
+    # ---- being asked ------------------------------------------------------------------------------------------------
+
+    def admit(self, joiner: Contact, attempt: int, now: int) -> bool:
+        """Answer a join.  True when the joiner is now a child; False when it was refused, with candidates."""
+        if not self.attached or joiner.id in self.my_path:
+            self._out.send(joiner.id, TreeRefuse(self.app, attempt))
+            return False
+        self._ring.learn(joiner)
+        if joiner.id not in self.children and not self._has_slot(joiner):
+            self._out.send(joiner.id, TreeRefuse(self.app, attempt, self._suggest(joiner)))
+            return False
+        if joiner.id not in self.children:
+            self.children[joiner.id] = Child(joiner)
+            self._ring.watch(joiner.id, self._purpose, now)
+            if len(self.children) == 1:
+                self._arm_beat(now)
+        self._out.send(joiner.id, TreeAccept(self.app, attempt, self.my_path))
+        self._changed(now)
+        return True
+
+    def _has_slot(self, joiner: Contact) -> bool:
+        alike = sum(child.contact.dialable == joiner.dialable for child in self.children.values())
+        return alike < (self.fan_out if joiner.dialable else self._config.leaf_slots)
+
+    def _suggest(self, joiner: Contact) -> tuple[Contact, ...]:
+        """Up to three children, those first that were suggested least."""
+        usable = [child for child in self.children.values() if child.contact.dialable and child.contact.id != joiner.id]
+        usable.sort(key=lambda child: (child.pushes, child.contact.id))
+        if usable:
+            usable[0].pushes += 1
+        return tuple(child.contact for child in usable[:3])
+
+    # ---- keeping ----------------------------------------------------------------------------------------------------
+
+    def _arm_beat(self, now: int) -> None:
+        jitter = self._stream.below(self._config.beat // 4)
+        self._out.set_timer(("tree.beat", self.app), now + self._config.beat - jitter)
+
+    def on_beat_timer(self, wave: WaveId, committed: tuple[int, int], now: int) -> None:
+        """Beat to the children; notice a parent that no longer beats."""
+        if not self.wanted and not self.children:
+            return
+        if self.parent is not None and now - self._last_beat > self._config.beat_patience * self._config.beat:
+            self.lose_parent(now)
+        if self.attached:
+            beat = TreeBeat(self.app, self.my_path, wave, committed)
+            for child in self.children:
+                self._out.send(child, beat)
+        self._arm_beat(now)
+
+    def on_beat(self, peer: NodeId, path: Sequence[NodeId], now: int) -> bool:
+        """True when it comes from the parent and the path is sound."""
+        if peer != self.parent:
+            self._out.send(peer, TreeLeave(self.app))
+            return False
+        self._last_beat = now
+        if self.me.id in path or len(path) >= MAX_DEPTH:
+            self._out.send(peer, TreeLeave(self.app))
+            self.lose_parent(now)
+            return False
+        if tuple(path) != self.path:
+            self.path = tuple(path)
+            self._tell_children()
+            self._changed(now)
+        return True
+
+    def _tell_children(self) -> None:
+        """A changed path goes down at once: loops are found by it."""
+        beat = TreeBeat(self.app, self.my_path, WaveId(0, 0, 0), (0, 0))
+        for child in self.children:
+            self._out.send(child, beat)
+
+    def lose_parent(self, now: int) -> None:
+        """The parent is gone: look for another at once."""
+        if self.parent is None:
+            return
+        self._ring.unwatch(self.parent, self._purpose)
+        self.parent, self.path = None, ()
+        self._changed(now)
+        if self.wanted:
+            self._begin(now)
+
+    def drop_child(self, peer: NodeId, now: int) -> bool:
+        """True when ``peer`` was a child."""
+        if self.children.pop(peer, None) is None:
+            return False
+        self._ring.unwatch(peer, self._purpose)
+        self._changed(now)
+        return True
+
+    # ---- root and end -----------------------------------------------------------------------------------------------
+
+    def become_root(self, now: int) -> None:
+        if self.parent is not None:
+            self._out.send(self.parent, TreeLeave(self.app))
+            self._ring.unwatch(self.parent, self._purpose)
+        self._out.cancel_timer(("tree.join", self.app))
+        self.parent, self.path, self._candidates = None, (), None
+        self.is_root = self.wanted = True
+        self._tell_children()
+        self._arm_beat(now)
+        self._changed(now)
+
+    def step_down(self, now: int) -> None:
+        """Another is root now; the subtree stays and joins as a whole."""
+        if not self.is_root:
+            return
+        self.is_root = False
+        self._changed(now)
+        self._begin(now)
+
+    def leave(self, now: int) -> None:
+        """Let go of everyone; they join again elsewhere if they still want the tree."""
+        for peer in (*self.children, *((self.parent,) if self.parent is not None else ())):
+            self._out.send(peer, TreeLeave(self.app))
+            self._ring.unwatch(peer, self._purpose)
+        self.children.clear()
+        self.parent, self.path, self._candidates = None, (), None
+        self.wanted = self.is_root = False
+        for timer in ("tree.join", "tree.beat"):
+            self._out.cancel_timer((timer, self.app))
+        self._changed(now)
+
+    @property
+    def _purpose(self) -> str:
+        return "tree:" + self.app.hex()
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError on a state that no sequence of messages may reach."""
+        assert not (self.is_root and self.parent is not None), "a root has no parent"
+        assert self.me.id not in self.path, "a node stands on its own path"
+        dialable = sum(child.contact.dialable for child in self.children.values())
+        assert dialable <= self.fan_out, f"{dialable} children, the cap is {self.fan_out}"
+        assert len(self.children) - dialable <= self._config.leaf_slots
+        assert self.parent not in self.children, "a parent is nobody's child"

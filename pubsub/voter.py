@@ -1,0 +1,158 @@
+"""The guardian of a head: one acceptor of a register on 2f + 1 daemons.
+
+Classic Paxos (Lamport 1998) with the register's history collapsed to its newest value: a voter follows the candidate
+of the highest epoch it promised, and holds the newest head that it accepted.  An epoch is promised to *one* candidate
+only, so two candidates of one epoch cannot both win (Raft's ``votedFor``, Ongaro & Ousterhout 2014).  Nothing is said before
+it is durable: ``Promise`` and ``Accepted`` wait for ``Stored``.  A head is accepted only with its model: the content
+is here, pinned, before the head is stored.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from protocol.effects import Outbox, Pin
+from protocol.errors import Code
+from protocol.ids import AppId, NodeId
+from protocol.messages import Contact, Message, Value
+
+from .holdings import Holdings
+from .messages import Accept, Accepted, Head, Prepare, Promise, Stale
+
+MAX_PENDING = 64
+
+
+class Ballot(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a voter must not forget."""
+
+    promised: int = 0
+    candidate: Contact | None = None
+    accepted: Head | None = None
+
+
+def _same_life(a: Contact | None, b: Contact) -> bool:
+    """One process: a restarted root must not go on in an epoch of which it remembers nothing."""
+    return a is not None and (a.id, a.incarnation) == (b.id, b.incarnation)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Ballot)
+
+
+class Voter:
+    """This node's vote on one application."""
+
+    __slots__ = ("_count", "_holdings", "_me", "_out", "_pending", "app", "ballot")
+
+    def __init__(
+        self, app: AppId, me: NodeId, *, out: Outbox, holdings: Holdings, count: Callable[[str], None]
+    ) -> None:
+        self.app = app
+        self._me, self._out, self._holdings, self._count = me, out, holdings, count
+        self.ballot = Ballot()
+        self._pending: deque[tuple[NodeId, Message]] = deque()
+        """Answers that wait for their ``Stored``, in the order of the stores."""
+
+    @staticmethod
+    def key(app: AppId) -> str:
+        """Name of the durable ballot."""
+        return "voter/" + app.hex()
+
+    def restore(self, value: bytes) -> None:
+        """Raises msgspec.MsgspecError when ``value`` is not a ballot: the store is corrupt."""
+        self.ballot = _decoder.decode(value)
+
+    # ---- phase 1 ----------------------------------------------------------------------------------------------------
+
+    def on_prepare(self, peer: NodeId, message: Prepare, now: int) -> None:
+        """Follow ``candidate`` in ``epoch``, unless someone else was promised that or more."""
+        if message.candidate.id != peer:
+            self._out.penalize(peer, Code.UNAUTHORISED, "candidate for another node")
+            return
+        ballot = self.ballot
+        repeated = message.epoch == ballot.promised and _same_life(ballot.candidate, message.candidate)
+        if message.epoch <= ballot.promised and not repeated:
+            self._refuse(peer)
+            return
+        if not repeated:
+            self.ballot = Ballot(message.epoch, message.candidate, ballot.accepted)
+        self._answer(peer, Promise(self.app, message.epoch, self.ballot.accepted))
+
+    def _refuse(self, peer: NodeId) -> None:
+        self._count("stale_refused")
+        self._out.send(peer, Stale(self.app, self.ballot.promised))
+
+    # ---- phase 2 ----------------------------------------------------------------------------------------------------
+
+    def on_accept(self, peer: NodeId, message: Accept, now: int) -> None:
+        """Hold this head, once its content is here."""
+        head = message.head
+        if head.root.id != peer:
+            self._out.penalize(peer, Code.UNAUTHORISED, "head of another root")
+            return
+        if self._superseded(head):
+            self._refuse(peer)
+            return
+        values = [value for value in (head.model, head.state) if value.blob]
+        self._fetch(values, peer, lambda at: self._hold(peer, head), now)
+
+    def _fetch(self, values: list[Value], peer: NodeId, then: Callable[[int], None], now: int) -> None:
+        """Bring ``values`` here one after the other."""
+        if not values:
+            then(now)
+            return
+        first, *rest = values
+        self._holdings.ensure(first, peer, lambda at: self._fetch(rest, peer, then, at), now)
+
+    def _superseded(self, head: Head) -> bool:
+        ballot = self.ballot
+        if head.epoch < ballot.promised:
+            return True
+        if head.epoch == ballot.promised and not _same_life(ballot.candidate, head.root):
+            return True
+        return ballot.accepted is not None and head.order < ballot.accepted.order
+
+    def _hold(self, peer: NodeId, head: Head) -> None:
+        """The content is here; the epoch may have passed meanwhile."""
+        if self._superseded(head):
+            self._refuse(peer)
+            return
+        before = self.ballot.accepted
+        self.ballot = Ballot(head.epoch, head.root, head)
+        self._repin(before, head)
+        self._answer(peer, Accepted(self.app, head.epoch, head.round))
+
+    def _repin(self, before: Head | None, head: Head) -> None:
+        """Keep what the new head names and let go of what only the old one did."""
+        kept = [value.blob for value in (head.model, head.state) if value.blob]
+        gone = [value.blob for value in (before.model, before.state) if value.blob] if before is not None else []
+        for blob in kept:
+            if blob not in gone:
+                self._out.effects.append(Pin(blob))
+        for blob in gone:
+            if blob not in kept:
+                self._out.effects.append(Pin(blob, keep=False))
+
+    # ---- durability -------------------------------------------------------------------------------------------------
+
+    def _answer(self, peer: NodeId, message: Message) -> None:
+        """Say ``message`` once the ballot behind it is durable."""
+        if len(self._pending) >= MAX_PENDING:
+            self._count("voter_overflow")
+            return
+        self._pending.append((peer, message))
+        self._out.store(self.key(self.app), _encoder.encode(self.ballot))
+
+    def on_stored(self) -> None:
+        """One of our stores is durable, in the order in which they were asked for."""
+        if self._pending:
+            peer, message = self._pending.popleft()
+            self._out.send(peer, message)
+
+    @property
+    def root(self) -> Contact | None:
+        """Whom this voter follows."""
+        return self.ballot.candidate

@@ -1,0 +1,245 @@
+"""A reduce over the tree, fenced by (epoch, round, wave).
+
+The root opens a wave; it travels down; every member asks its own role for a contribution and waits for each child that
+it forwarded to.  When all have answered, or the time that was handed down is over, it merges what came and hands *one*
+partial, once, to its parent.  Three rules keep every contribution from being counted twice, whatever the tree does
+meanwhile:
+
+1.  A node that has handed in sits the wave out, whatever its new parent (``sent``).
+2.  What arrives after a node has handed in, or belongs to another wave, is dropped, never forwarded.
+3.  A node that restarted cannot know what an earlier life of it did, so it contributes nothing to the first wave that it
+    hears of; it counts again from the next one.
+
+So each node has at most one outgoing partial per wave and contributor sets are disjoint by construction.  Whoever is
+missing when the root closes the wave is named in no partial and takes part in the next wave of the round.
+
+Deadlines nest.  What travels down is remaining time; each node subtracts what it needs itself to merge and forward
+(a running mean of its own measurements).  Before there is history there is no deadline, and quorum decides: when that
+share of the answers is in, the stragglers get as long again as it took so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from protocol.effects import Outbox
+from protocol.errors import Code
+from protocol.ids import NodeId
+
+from .config import TreeConfig
+from .messages import Head, Partial, WaveId, WaveOpen, WaveUp
+from .ports import OpenWave, Roles
+from .tree import Tree
+
+_WAITING = object()
+NO_WAVE = WaveId(0, 0, -1)
+
+
+class Waves:
+    """The present wave of one application on one node."""
+
+    __slots__ = (
+        "_complete_at", "_config", "_count", "_deadline", "_expected", "_margin", "_missing", "_open", "_out", "_own", "_parts",
+        "_quorum", "_ready", "_roles", "_tree", "amnesia", "collected", "current", "sent",
+    )  # fmt: skip
+
+    def __init__(
+        self, tree: Tree, quorum: float, config: TreeConfig, *, roles: Roles, out: Outbox, count: Callable[[str], None]
+    ) -> None:
+        self._tree, self._quorum, self._config = tree, quorum, config
+        self._roles, self._out, self._count = roles, out, count
+        self.current = NO_WAVE
+        self.sent: WaveId | None = None
+        """The last wave that was handed in (at the root: closed)."""
+        self.collected = False
+        """Everything is in, or time is up: what is still missing will not be waited for."""
+        self.amnesia = True
+        """An earlier life of this node may have taken part in waves that it does not remember."""
+        self._open: OpenWave | None = None
+        self._deadline = 0
+        self._expected: dict[NodeId, bool] = {}
+        self._parts: dict[NodeId, Partial] = {}
+        self._own: object = None
+        self._ready: WaveUp | None = None
+        """Merged, waiting for a parent to hand it to."""
+        self._missing = 0
+        """Members below that should have answered and did not."""
+        self._complete_at = 0
+        self._margin = config.hop_margin
+
+    # ---- opening ----------------------------------------------------------------------------------------------------
+
+    def open(self, wave: WaveId, head: Head, order: bytes, closed: tuple[NodeId, ...], remaining: int, now: int) -> None:
+        """At the root: start a wave that should be over in ``remaining`` ns (0: no history)."""
+        assert self._tree.is_root and wave > self.current
+        self._begin(WaveOpen(self._tree.app, wave, head, remaining, closed, order), self._tree.me.id, now)
+
+    def on_open(self, peer: NodeId, message: WaveOpen, now: int) -> None:
+        """From the parent."""
+        if message.wave > self.current:
+            self._begin(message, peer, now)
+        elif message.wave == self.current and self._ready is not None:
+            self._flush(now)
+        elif message.wave == self.current and self.sent == message.wave:
+            # A new parent may wait for us although we told it that we handed in; Nothing is harmless.
+            self._out.send(peer, WaveUp(self._tree.app, message.wave, None))
+
+    def _begin(self, message: WaveOpen, source: NodeId, now: int) -> None:
+        self.current, self.collected, self._ready = message.wave, False, None
+        self._parts = {}
+        self._own = _WAITING
+        may, self.amnesia = not self.amnesia, False
+        self._set_deadline(now + message.remaining if message.remaining else 0)
+        self._open = OpenWave(
+            message.wave, message.head, message.order, message.closed, now, self._deadline, source, may
+        )
+        self._expected = dict.fromkeys(self._tree.children, False)
+        for child in self._expected:
+            self._forward(child, now)
+        self._missing = 0
+        self._roles.wave_opened(self._tree.app, self._open, now)
+
+    def _forward(self, child: NodeId, now: int) -> None:
+        wave = self._open
+        assert wave is not None
+        remaining = 0
+        if self._deadline:
+            left = max(self._deadline - now, 1)
+            remaining = max(left - self._margin, left // 2, 1)
+        message = WaveOpen(self._tree.app, wave.id, wave.head, remaining, wave.closed, wave.order)
+        self._out.send(child, message)
+
+    def replay_to(self, child: NodeId, handed_in: WaveId | None, now: int) -> None:
+        """A child attached, or asks again: it gets the present wave, and is waited for if it may still answer."""
+        if self._open is None or child not in self._tree.children:
+            return
+        if not self.collected and handed_in != self.current:
+            self._expected.setdefault(child, False)
+        self._forward(child, now)
+
+    # ---- answers ----------------------------------------------------------------------------------------------------
+
+    def contribute(self, wave: WaveId, partial: Partial | None, now: int) -> bool:
+        """The local role's answer.  False when it comes too late for this wave."""
+        if wave != self.current or self.collected or self._own is not _WAITING:
+            return False
+        self._own = partial
+        self._progress(now)
+        return True
+
+    def on_up(self, peer: NodeId, message: WaveUp, now: int) -> None:
+        """A child's answer, its value already here."""
+        if message.wave != self.current or self.collected or self._expected.get(peer, True):
+            self._count("late_partials")
+            return
+        partial = message.partial
+        if partial is not None and self._overlaps(partial):
+            self._out.penalize(peer, Code.OVERLAP, "contributors counted already")
+            partial = None
+        self._expected[peer] = True
+        if partial is not None:
+            self._parts[peer] = partial
+        self._missing += message.absent
+        self._progress(now)
+
+    def wants(self, peer: NodeId, wave: WaveId) -> bool:
+        """Is an answer of ``peer`` for ``wave`` still waited for?  Asked before its value is fetched."""
+        return wave == self.current and not self.collected and self._expected.get(peer) is False
+
+    def _overlaps(self, partial: Partial) -> bool:
+        assert self._open is not None
+        known = {member for part in self._parts.values() for member in part.contributors}
+        known.update(self._open.closed)
+        if isinstance(self._own, Partial):
+            known.update(self._own.contributors)
+        return len(set(partial.contributors)) != len(partial.contributors) or not known.isdisjoint(
+            partial.contributors
+        )
+
+    def child_lost(self, peer: NodeId, now: int) -> None:
+        """A child died or left; a partial that it had handed in stays counted."""
+        if self._expected.pop(peer, None) is False:
+            self._missing += 1
+        if not self.collected and self._open is not None:
+            self._progress(now)
+
+    # ---- closing ----------------------------------------------------------------------------------------------------
+
+    def _progress(self, now: int) -> None:
+        """Close when everyone has answered; grant a grace period when a quorum has."""
+        if self._own is not _WAITING and all(self._expected.values()):
+            self._close(now)
+            return
+        if self._deadline or not self._expected:
+            return
+        answered = sum(self._expected.values()) + (self._own is not _WAITING)
+        if answered >= self._quorum * (len(self._expected) + 1):
+            assert self._open is not None
+            elapsed = now - self._open.opened
+            self._set_deadline(now + max(elapsed, self._config.grace))
+
+    def _set_deadline(self, at: int) -> None:
+        self._deadline = at
+        timer = ("tree.wave", self._tree.app)
+        if at:
+            self._out.set_timer(timer, at)
+        else:
+            self._out.cancel_timer(timer)
+
+    def on_deadline(self, now: int) -> None:
+        if self._open is not None and not self.collected:
+            self._count("deadlines_missed")
+            self._close(now)
+
+    def _close(self, now: int) -> None:
+        """Whatever is here now is the answer of this subtree."""
+        wave = self._open
+        assert wave is not None
+        self.collected, self._complete_at = True, now
+        self._out.cancel_timer(("tree.wave", self._tree.app))
+        self._missing += sum(not answered for answered in self._expected.values()) + (self._own is _WAITING)
+        parts = self._in_order()
+        if self._tree.is_root:
+            self.sent = wave.id
+            self._roles.wave_closed(self._tree.app, wave.id, parts, self._missing, now)
+        elif not parts:
+            self._ready = WaveUp(self._tree.app, wave.id, None, self._missing)
+            self._flush(now)
+        elif len(parts) == 1:
+            self.hand_in(wave.id, parts[0], now)
+        else:
+            self._roles.combine(self._tree.app, wave.id, parts, now)
+
+    def _in_order(self) -> Sequence[Partial]:
+        """Child-id order, so that a float sum does not depend on who answered first."""
+        parts = dict(self._parts)
+        if isinstance(self._own, Partial):
+            parts[self._tree.me.id] = self._own
+        return [parts[member] for member in sorted(parts)]
+
+    def hand_in(self, wave: WaveId, partial: Partial, now: int) -> None:
+        """The merged partial of this subtree is ready."""
+        if wave != self.current or self.sent == wave or self._tree.is_root:
+            return
+        self._ready = WaveUp(self._tree.app, wave, partial, self._missing)
+        self._flush(now)
+
+    def _flush(self, now: int) -> None:
+        """Hand in, once, to the parent of this moment; without one, as soon as there is one."""
+        parent, ready = self._tree.parent, self._ready
+        if parent is None or ready is None:
+            return
+        self._ready, self.sent = None, ready.wave
+        self._tree.sent_wave = ready.wave
+        self._margin += (now - self._complete_at + self._config.hop_margin - self._margin) // 8
+        self._out.send(parent, ready)
+
+    def stop(self) -> None:
+        """The application is over on this node, or this node's reign is."""
+        self.collected, self._ready, self._open = True, None, None
+        self._parts, self._expected = {}, {}
+        self._set_deadline(0)
+
+    @property
+    def open_wave(self) -> OpenWave | None:
+        return self._open
