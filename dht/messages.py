@@ -6,12 +6,15 @@ from typing import Annotated
 
 import msgspec
 
-from protocol.messages import Contact, Contacts, Id, Message, register
+from protocol.messages import Contact, Contacts, Id, Message, Natural, register
 
 MAX_RECORD_BODY = 160 * 1024
 """Bytes: room for a descriptor with an inline bundle and an inline initial model."""
 
 MAX_RECORDS = 4096
+
+CONTACTS_LIMIT = 80 * 1024
+"""Bytes: 64 contacts with as many and as long addresses as a contact may have, and as many bare ids."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -20,15 +23,19 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     The newest version wins; of two with one version, the larger signature, so that all replicas agree.
     """
 
-    kind: int
+    kind: Natural
     """What it says: see ``dht.records.Kind``."""
     subject: Id
-    version: int
-    expires: int
+    version: Natural
+    expires: Natural
     """Unix time in seconds."""
     signer: Annotated[bytes, msgspec.Meta(max_length=64)]
     body: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BODY)]
     signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+
+
+Entry = tuple[Annotated[bytes, msgspec.Meta(max_length=8)], Natural]
+"""First 8 bytes of the digest of a record's key, and its version."""
 
 
 @register(16, 64)
@@ -45,28 +52,28 @@ class Pong(Message):
     digest: Annotated[bytes, msgspec.Meta(max_length=8)] = b""
 
 
-@register(18, 1024)
+@register(18, 2048)
 class JoinRing(Message):
     """Routed to the joiner's own id.  Each hop answers the joiner with the row that it shares with it."""
 
     joiner: Contact
 
 
-@register(19, 32 * 1024)
+@register(19, CONTACTS_LIMIT)
 class RowShare(Message):
     """Contacts for the receiver's routing table: candidates, to be measured before they displace anything."""
 
     contacts: Contacts
 
 
-@register(20, 32 * 1024)
+@register(20, CONTACTS_LIMIT)
 class Welcome(Message):
     """From the node closest to the joiner: its leaf set, itself first."""
 
     leaves: Contacts
 
 
-@register(21, 32 * 1024)
+@register(21, CONTACTS_LIMIT)
 class LeafProbe(Message):
     """My leaf set and whom I believe dead.  The receiver adds me if I belong and answers with its own view.
 
@@ -78,7 +85,7 @@ class LeafProbe(Message):
     failed: Annotated[tuple[Id, ...], msgspec.Meta(max_length=64)] = ()
 
 
-@register(22, 32 * 1024)
+@register(22, CONTACTS_LIMIT)
 class LeafReply(Message):
     sender: Contact
     leaves: Contacts
@@ -95,10 +102,10 @@ class FindReplicas(Message):
     """Routed to a key: who are the ``count`` live daemons closest to it, as far as its owner knows?"""
 
     token: int
-    count: int
+    count: Natural
 
 
-@register(25, 32 * 1024)
+@register(25, CONTACTS_LIMIT)
 class Replicas(Message):
     token: int
     contacts: Contacts
@@ -113,11 +120,11 @@ class RecordPush(Message):
 
 @register(27, 40 * MAX_RECORDS)
 class RecordDigests(Message):
-    """What the sender holds: (first 8 bytes of the record's key digest, version) for each record.
+    """What the sender holds, one entry for each record.
 
     The receiver pushes what is missing or older at the sender and, when the sender holds something newer,
     answers with its own digests once (``reply`` true ends the exchange).
     """
 
-    entries: Annotated[tuple[tuple[bytes, int], ...], msgspec.Meta(max_length=MAX_RECORDS)]
+    entries: Annotated[tuple[Entry, ...], msgspec.Meta(max_length=MAX_RECORDS)]
     reply: bool = False

@@ -21,7 +21,11 @@ INLINE_LIMIT = 64 * 1024
 
 Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-Address = Annotated[str, msgspec.Meta(max_length=128)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+"""A number that is counted up: whatever a liar sends, one more still fits what MessagePack can carry."""
+
+Address = Annotated[str, msgspec.Meta(max_length=128, pattern=r"^[!-~]+\Z")]
+"""Printable ASCII without blanks: 128 bytes at most, and nothing that could forge a line of a log."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -53,7 +57,7 @@ class Contact(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     id: Id
     addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)] = ()
-    incarnation: int = 0
+    incarnation: Natural = 0
     """Grows with each start of the daemon, so that the newest addresses win and ghosts are known as such."""
 
     @property
@@ -70,7 +74,7 @@ class Value(msgspec.Struct, frozen=True, gc=False, array_like=True):
     Exactly one of ``inline`` and ``blob`` is set, except for the empty value (size 0, neither).
     """
 
-    size: int = 0
+    size: Natural = 0
     inline: Annotated[bytes, msgspec.Meta(max_length=INLINE_LIMIT)] = b""
     blob: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
 

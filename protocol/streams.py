@@ -32,7 +32,7 @@ class Stream:
     def __init__(self, seed: int, *purpose: str | bytes | int) -> None:
         hasher = hashlib.blake2b(repr(seed).encode(), digest_size=8)
         for part in purpose:
-            raw = part if isinstance(part, bytes) else repr(part).encode()
+            raw = repr(part).encode()
             hasher.update(len(raw).to_bytes(4, "big") + raw)
         self._key = int.from_bytes(hasher.digest(), "big")
         self._counter = 0

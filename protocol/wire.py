@@ -23,7 +23,6 @@ MAX_FRAME = 1 << 20
 """Largest frame on a control link, bytes."""
 
 MAX_HOPS = 64
-_ENVELOPE_ROOM = 512
 
 
 class _Header(msgspec.Struct, frozen=True, gc=False, array_like=True):

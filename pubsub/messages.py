@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from protocol.messages import EMPTY, Contact, Contacts, Id, Message, Value, register
+from protocol.messages import EMPTY, Contact, Id, Message, Natural, Value, register
 
 MAX_MEMBERS = 16384
 """Contributors that one partial may name."""
@@ -23,18 +23,18 @@ Metrics = Annotated[dict[Annotated[str, msgspec.Meta(max_length=64)], float], ms
 class WaveId(NamedTuple):
     """Fences a reduce: a later tuple makes all earlier ones history."""
 
-    epoch: int
-    round: int
-    wave: int
+    epoch: Natural
+    round: Natural
+    wave: Natural
 
 
 class Head(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The register of an application: what its last round decided and who guards it (DESIGN section 7)."""
 
     app: Id
-    epoch: int
+    epoch: Natural
     """The fencing number of the root that proposed it.  Heads are ordered by (epoch, round)."""
-    round: int
+    round: Natural
     root: Contact
     voters: Voters
     model: Value
@@ -72,7 +72,7 @@ class TreeJoin(Message):
 
     app: Id
     joiner: Contact
-    attempt: int
+    attempt: Natural
     wave: WaveId | None = None
     """The wave in which the joiner has already handed in its partial, if any: nothing is expected of it there."""
     head: Head | None = None
@@ -84,7 +84,7 @@ class TreeAccept(Message):
     """You are my child.  ``path`` leads from the root to me."""
 
     app: Id
-    attempt: int
+    attempt: Natural
     path: Path
 
 
@@ -93,7 +93,7 @@ class TreeRefuse(Message):
     """No place here.  Try ``candidates`` in order; when there are none, route again after a pause."""
 
     app: Id
-    attempt: int
+    attempt: Natural
     candidates: Annotated[tuple[Contact, ...], msgspec.Meta(max_length=3)] = ()
 
 
@@ -115,7 +115,7 @@ class TreeBeat(Message):
     app: Id
     path: Path
     wave: WaveId
-    committed: tuple[int, int]
+    committed: tuple[Natural, Natural]
     """(epoch, round) of the newest head that the parent knows to be committed."""
 
 
@@ -149,7 +149,7 @@ class WaveUp(Message):
     app: Id
     wave: WaveId
     partial: Partial | None
-    absent: int = 0
+    absent: Natural = 0
     """Members of the subtree that should have answered and did not."""
 
 
@@ -167,7 +167,7 @@ class Stale(Message):
     """What you said belongs to a dead epoch; this is the present one.  Counted, not punished."""
 
     app: Id
-    epoch: int
+    epoch: Natural
 
 
 @register(58, 128)
@@ -192,7 +192,7 @@ class Prepare(Message):
     """A candidate asks a voter to follow it in ``epoch`` and nobody before it (Paxos phase 1; Raft's vote)."""
 
     app: Id
-    epoch: int
+    epoch: Natural
     candidate: Contact
 
 
@@ -201,7 +201,7 @@ class Promise(Message):
     """Durable before it is sent.  ``accepted`` is the newest head that this voter ever accepted."""
 
     app: Id
-    epoch: int
+    epoch: Natural
     accepted: Head | None = None
 
 
@@ -217,5 +217,5 @@ class Accepted(Message):
     """Durable, model included, before it is sent."""
 
     app: Id
-    epoch: int
-    round: int
+    epoch: Natural
+    round: Natural
