@@ -1,0 +1,236 @@
+"""What a running daemon offers to the command line, and to any other program on the same machine.
+
+:class:`DaemonService` is the one definition of the control API: ``node.control_wire`` derives the wire format from its
+signatures, ``node.control`` serves it on a unix socket and hands the caller an object that *is* one, from afar.
+
+Identifiers are lower-case hex here, because what these types describe ends up in tables and JSON; what must be
+signed or verified (records, contacts) keeps its own type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal, Protocol
+
+import msgspec
+
+from dht.messages import Record
+from protocol.messages import Contact, Digest, Id
+
+CHUNK = 1 << 20
+"""Bytes of an artifact that travel in one piece between the command and the daemon."""
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Chunk = Annotated[bytes, msgspec.Meta(max_length=CHUNK)]
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One node, as it sees itself."""
+
+    id: str
+    """Ring id, hex."""
+    name: str
+    fabric: str
+    """Name of the fabric."""
+    fabric_id: str
+    """Fingerprint of the fabric's certificate authority, hex."""
+    version: str
+    pid: int
+    zone: int
+    state: Literal["joining", "ready", "leaving"]
+    leaf_member: bool
+    """Dials out only: owns no keys and roots no trees."""
+    issuer: bool
+    """May invite others and certify them."""
+    addresses: list[str]
+    """Where peers are told to dial."""
+    started: float
+    """Unix seconds."""
+    certificate_expires: float
+    """Unix seconds."""
+    links: int
+    """Links that stand now."""
+    applications: int
+    penalties: int
+    """Violations by peers, counted since the start."""
+
+
+class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Another node, as this one sees it."""
+
+    id: str
+    addresses: list[str]
+    linked: bool
+    rtt_ms: float | None = None
+    penalties: int = 0
+
+
+class AppInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An application, as far as this node knows."""
+
+    id: str
+    name: str
+    owner: str
+    """Public key, hex."""
+    status: str
+    """``waiting``, ``running``, ``stalled``, ``finished``, ``stopped`` or ``refused``."""
+    detail: str = ""
+    """Why, when the status needs a reason."""
+    role: str = "none"
+    """This node's part in the tree: ``root``, ``aggregator``, ``worker``, ``observer`` or ``none``."""
+    round: int = 0
+    rounds: int
+    epoch: int = 0
+    parent: str = ""
+    children: list[str] = []
+    voters: list[str] = []
+    root: str = ""
+
+
+class RoundEvent(msgspec.Struct, frozen=True, kw_only=True, tag="round"):
+    """A round was committed."""
+
+    app: str
+    round: int
+    epoch: int
+    contributors: list[str]
+    weight: float
+    metrics: dict[str, float]
+    """Means over the contributors' samples."""
+    model: str
+    """Digest of the model, hex."""
+    at: float
+    """Unix seconds."""
+
+
+class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
+    """The application's status changed; ``finished``, ``stopped`` and ``refused`` are the last of it."""
+
+    app: str
+    status: str
+    detail: str = ""
+
+
+class RoleEvent(msgspec.Struct, frozen=True, kw_only=True, tag="role"):
+    """This node's place in the tree changed."""
+
+    app: str
+    role: str
+    parent: str
+    depth: int
+    children: list[str]
+
+
+class LaggedEvent(msgspec.Struct, frozen=True, kw_only=True, tag="lagged"):
+    """The follower was too slow and ``missed`` events were dropped; the daemon waits for nobody."""
+
+    app: str
+    missed: int
+
+
+AppEvent = RoundEvent | StatusEvent | RoleEvent | LaggedEvent
+
+
+class Invitation(msgspec.Struct, frozen=True, kw_only=True):
+    """What lets a node in, once."""
+
+    token: str
+    expires: float
+    """Unix seconds."""
+
+
+class TrustedOwner(msgspec.Struct, frozen=True, kw_only=True):
+    key: str
+    """Public key, hex."""
+    why: Literal["fabric", "config", "added"]
+    """The fabric's owner, listed in the configuration, or added at run time."""
+
+
+class TrustInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose code this node runs."""
+
+    owners: list[TrustedOwner]
+    bundles: list[str] = []
+    """Code approved by hash, hex."""
+    approve: Literal["owner", "hash"] = "owner"
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a model that this node holds, and where it came from."""
+
+    name: str
+    version: int
+    """The round that committed it; 0 is the initial model."""
+    app: str
+    blob: str
+    """Digest of the content, hex."""
+    size: int
+    """Bytes."""
+    rounds: int
+    contributors: int
+    weight: float = 0.0
+    metrics: dict[str, float] = {}
+    code: str = ""
+    """Digest of the application's bundle, hex."""
+    parent: str = ""
+    """NAME@VERSION that the run continued from."""
+    created: float = 0.0
+    """Unix seconds."""
+
+
+class DaemonService(Protocol):
+    """The control API.  Methods raise MyceliaError; an argument that names an application takes its name or its id."""
+
+    async def status(self) -> NodeStatus: ...
+
+    async def peers(self) -> list[PeerInfo]: ...
+
+    async def applications(self) -> list[AppInfo]: ...
+
+    async def voters_for(self, app: Id, count: int) -> list[Contact]:
+        """The ``count`` daemons closest to ``app``: the descriptor must name them before it is signed."""
+        ...
+
+    async def submit(self, descriptor: Record) -> AppInfo:
+        """Start the application whose signed descriptor this is."""
+        ...
+
+    def follow(self, app: Name) -> AsyncIterator[AppEvent]:
+        """What happens to ``app`` from now on, until its last event."""
+        ...
+
+    async def stop(self, app: Name) -> AppInfo:
+        """End a run of one of this node's own applications at the round that it has committed."""
+        ...
+
+    async def invite(self, lifetime_s: int) -> Invitation: ...
+
+    async def revoke(self, node: Name) -> str:
+        """Expel a node, named by its id or a unique start of it; answers the full id."""
+        ...
+
+    async def trusted(self) -> TrustInfo: ...
+
+    async def trust(self, key: Name) -> TrustInfo:
+        """Trust an owner by public key, or approve a bundle by hash: both are 64 hex digits."""
+        ...
+
+    async def distrust(self, key: Name) -> TrustInfo: ...
+
+    async def models(self) -> list[ModelInfo]: ...
+
+    async def upload(self, blob: Digest, size: int, offset: int, data: Chunk) -> int:
+        """Add bytes at ``offset`` to an artifact of ``size`` bytes; answers how many are held.  Resumable."""
+        ...
+
+    def download(self, blob: Digest) -> AsyncIterator[bytes]:
+        """The content of an artifact, fetched from the fabric when it is not here."""
+        ...
+
+    async def leave(self) -> None:
+        """Say goodbye to the fabric, give up the membership, and end the daemon."""
+        ...
+
+    async def shutdown(self) -> None:
+        """End the daemon; it stays a member and may come back."""
+        ...
