@@ -11,6 +11,7 @@ import enum
 from typing import ClassVar
 
 
+@enum.unique
 class Code(enum.IntEnum):
     """Why a peer was counted against.  Numbers travel in metrics; never reuse one."""
 
@@ -92,6 +93,12 @@ class TransportError(MyceliaError):
     """The network failed us; nobody is to blame and a retry may help."""
 
     exit_code = 4
+
+
+class StorageError(MyceliaError):
+    """The disk failed us: full, read-only or broken.  What was to be written is not there, not even in part."""
+
+    exit_code = 7
 
 
 class AggregationError(MyceliaError):
