@@ -10,13 +10,11 @@ a majority of voters; the rendezvous rule only makes it likely that one node tri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import msgspec
 
 from dht.ports import Verdict
 from protocol.effects import Outbox
-from protocol.errors import Code
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId
 from protocol.messages import Contact, Message
@@ -69,6 +67,10 @@ class Forest:
         self.me, self.config = me, config
         self.ring, self.roles, self.out, self.stream = ring, roles, out, stream
         self.holdings = Holdings(out)
+        self.known: dict[AppId, Genesis] = {}
+        """Applications that are not over."""
+        self.heads: dict[AppId, Head] = {}
+        """What records say of their voters."""
         self.groves: dict[AppId, Grove] = {}
         self.voters: dict[AppId, Voter] = {}
         self.counters: dict[str, int] = {}
@@ -97,28 +99,53 @@ class Forest:
 
     # ---- applications -----------------------------------------------------------------------------------------------
 
-    def know(self, genesis: Genesis, now: int) -> Grove | None:
-        """Learn of an application; None when the table is full."""
-        grove = self.groves.get(genesis.app)
-        if grove is None:
-            if len(self.groves) >= MAX_APPS:
-                self.count("apps_refused")
-                return None
-            voter = self.voters.get(genesis.app)
-            accepted = voter.ballot.accepted if voter is not None else None
-            grove = self.groves[genesis.app] = Grove(self, genesis)
-            if accepted is not None:
-                grove.heard_of(accepted, now)
-        grove.serve(now)
+    def know(self, genesis: Genesis, now: int) -> bool:
+        """Learn of an application; False when the table is full."""
+        if genesis.app in self.known:
+            return True
+        if len(self.known) >= MAX_APPS:
+            self.count("apps_refused")
+            return False
+        self.known[genesis.app] = genesis
+        self._serve(genesis.app, now)
+        return True
+
+    def heard_of(self, head: Head, now: int) -> None:
+        """A committed head from a record: who the voters are now, and whether all is over."""
+        known = self.heads.get(head.app)
+        if head.app in self.known and (known is None or head.order > known.order):
+            self.heads[head.app] = head
+        if head.app in self.groves:
+            self.groves[head.app].heard_of(head, now)
+
+    def conclude(self, app: AppId, now: int) -> None:
+        """The application is over: nobody serves it any more."""
+        self.known.pop(app, None)
+        self.heads.pop(app, None)
+        if app in self.groves:
+            self.groves[app].conclude(now)
+
+    def forget(self, app: AppId) -> None:
+        """The last trace of a finished application, but for the vote, which keeps the final head."""
+        self.groves.pop(app, None)
+
+    def grove(self, app: AppId, now: int) -> Grove | None:
+        """This node's part in ``app``, made when it is first needed: most nodes have no part in most applications."""
+        grove = self.groves.get(app)
+        genesis = self.known.get(app)
+        if grove is None and genesis is not None:
+            grove = self.groves[app] = Grove(self, genesis)
+            if app in self.heads:
+                grove.heard_of(self.heads[app], now)
         return grove
 
     def join(self, app: AppId, now: int) -> None:
         """Become a member.  A durable mark says so, that a later life of this node may know it."""
-        grove = self.groves[app]
+        grove = self.grove(app, now)
+        if grove is None:
+            return
         mark = "member/" + app.hex()
-        if mark in self._restored:
-            grove.remembered(now)
-        else:
+        if mark not in self._restored and not grove.tree.wanted:
             self.out.store(mark, b"1")
         grove.join(now)
 
@@ -166,7 +193,7 @@ class Forest:
         if kind == "member":
             grove = self.groves.get(bytes.fromhex(app))
             if grove is not None:
-                grove.remembered(now, first=True)
+                grove.first_life()
             return True
         return False
 
@@ -175,8 +202,17 @@ class Forest:
             grove.peer_dead(peer, now)
 
     def leaves_changed(self, now: int) -> None:
-        for grove in list(self.groves.values()):
-            grove.serve(now)
+        for app in list(self.known):
+            self._serve(app, now)
+
+    def _serve(self, app: AppId, now: int) -> None:
+        """See that the application has a root, if that falls to this node."""
+        if app in self.groves:
+            self.groves[app].serve(now)
+        elif self.ring.ready and self.ring.is_closest(app):
+            grove = self.grove(app, now)
+            if grove is not None:
+                grove.serve(now)
 
     # ---- routed -----------------------------------------------------------------------------------------------------
 
@@ -194,10 +230,10 @@ class Forest:
 
     def _host(self, message: TreeJoin, now: int) -> Verdict:
         """An outbound-only node reaches the tree through its gateway, which is this node: become a member for it."""
-        grove = self.groves.get(message.app)
-        if grove is None:
+        if message.app not in self.known:
             return Verdict.CONTINUE
         self.join(message.app, now)
+        self.out.send(message.joiner.id, TreeRefuse(message.app, message.attempt))
         return Verdict.CONSUME
 
     def deliver(self, message: Message, now: int) -> None:
@@ -238,7 +274,7 @@ class Forest:
         self._voter(message.head.app).on_accept(peer, message, now)
 
     def _on_join(self, peer: NodeId, message: TreeJoin, now: int) -> None:
-        grove = self.groves.get(message.app)
+        grove = self.grove(message.app, now)
         if grove is not None:
             grove.on_join(message, now)
         else:
@@ -250,20 +286,22 @@ class Forest:
             grove.on_committed(peer, message, now)
 
     def _on_query(self, peer: NodeId, message: HeadQuery, now: int) -> None:
-        """Answer with the best that this node knows: as root, as voter, as member."""
+        """Whom does this node follow, and what does it know to be committed?"""
         grove, voter = self.groves.get(message.app), self.voters.get(message.app)
-        heads: list[Head] = []
-        if voter is not None and voter.ballot.accepted is not None:
-            heads.append(voter.ballot.accepted)
-        if grove is not None and grove.head is not None:
-            heads.append(grove.head)
-        head = max(heads, key=lambda each: each.order, default=None)
-        if head is not None and not message.full:
-            head = head.outline()
-        root = voter.root if voter is not None else None
+        head, root, epoch = None, None, 0
+        if grove is not None:
+            head, epoch = grove.head, grove.epoch
+        if voter is not None:
+            epoch = max(epoch, voter.ballot.promised)
+            accepted = voter.ballot.accepted
+            if message.full and accepted is not None and (head is None or accepted.order >= head.order):
+                head = accepted
+            root = voter.root if voter.root is not None and voter.root.id != self.me.id else None
         if grove is not None and grove.proposer.leading:
             root = self.me
-        self.out.send(peer, HeadAnswer(message.app, root, head))
+        if head is not None and not message.full:
+            head = head.outline()
+        self.out.send(peer, HeadAnswer(message.app, root, head, epoch))
 
     # ---- inspection -------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ with it a repeated round, each time a node joins the ring closer to the applicat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from protocol.errors import Code
 from protocol.ids import NodeId
@@ -34,9 +35,12 @@ from .messages import (
     WaveUp,
 )
 from .ports import Genesis
-from .proposer import Phase, Proposer
+from .proposer import Phase, Proposer, majority
 from .tree import Tree
 from .waves import Waves
+
+MAX_LEAP = 10_000
+"""Epochs by which a message may be ahead of what this node knows."""
 
 if TYPE_CHECKING:
     from .forest import Forest
@@ -46,7 +50,7 @@ class Grove:
     """This node's part in one application."""
 
     __slots__ = (
-        "_asked", "_forest", "_last", "_retry", "_searching", "app", "epoch", "finished", "genesis", "head", "proposer",
+        "_asked", "_forest", "_last", "_retry", "_searching", "_silent", "app", "epoch", "finished", "genesis", "head", "proposer",
         "root", "tree", "waves",
     )  # fmt: skip
 
@@ -62,11 +66,12 @@ class Grove:
             self.tree, genesis.quorum, forest.config, roles=forest.roles, out=forest.out, count=forest.count
         )
         self.proposer = Proposer(
-            app, forest.me, forest.config, ring=forest.ring, out=forest.out, stream=stream, holdings=forest.holdings,
+            app, forest.me, forest.config, ring=forest.ring, out=forest.out, stream=stream,
+            genesis=genesis.head(), holdings=forest.holdings,
             on_rooted=self._rooted, on_committed=self._committed_here, status=self._status,
         )  # fmt: skip
         self.head: Head | None = None
-        """Newest head known to be committed (or, from a voter's own memory, accepted)."""
+        """Newest head known to be committed."""
         self.epoch = 0
         """Newest epoch heard of: what is older is stale."""
         self.root: Contact | None = None
@@ -75,6 +80,8 @@ class Grove:
         self._searching = False
         self._asked: NodeId | None = None
         """The supposed root, asked whether it still is."""
+        self._silent: dict[NodeId, bool] = {}
+        """Voters that answered the search and named no live root."""
         self._retry = 0
         self._last: Committed | None = None
         """Newest commit as it was broadcast, for children that missed it."""
@@ -113,7 +120,7 @@ class Grove:
 
     def _search(self, now: int) -> None:
         """Ask the voters whom they follow."""
-        self._searching, self._asked = True, None
+        self._searching, self._asked, self._silent = True, None, {}
         for voter in self._base().voters:
             self._forest.ring.learn(voter)
             self._forest.out.send(voter.id, HeadQuery(self.app))
@@ -130,24 +137,36 @@ class Grove:
         if self.finished:
             return
         if self.proposer.leading:
-            self._check_reign(message, now)
-        elif self._searching and message.root is not None:
-            self._found(peer, message.root, now)
+            if self._plausible(peer, message.epoch) and message.epoch > self.proposer.epoch:
+                self._dethrone(message.epoch, now)
+        elif self._searching:
+            self._weigh(peer, message.root, now)
 
-    def _found(self, peer: NodeId, root: Contact, now: int) -> None:
-        ring, me = self._forest.ring, self._forest.me
-        if root.id == me.id or not ring.alive(root.id):
-            return
-        if peer == root.id:
+    def _weigh(self, peer: NodeId, root: Contact | None, now: int) -> None:
+        """One answer to the search: a live root to be asked, its confirmation, or one voter more that knows none."""
+        ring, config = self._forest.ring, self._forest.config
+        named = root if root is not None and root.id != self._forest.me.id and ring.alive(root.id) else None
+        if named is not None and named.id == peer:
             self._searching, self._asked = False, None
             self._forest.out.cancel_timer(("tree.search", self.app))
-            self.root, self._retry = root, 0
-            ring.watch(root.id, self._purpose, now)
-        elif self._asked is None:
-            self._asked = root.id
-            ring.learn(root)
-            self._forest.out.send(root.id, HeadQuery(self.app))
-            self._forest.out.set_timer(("tree.search", self.app), now + self._forest.config.answer_wait)
+            self.root, self._retry = named, 0
+            ring.watch(named.id, self._purpose, now)
+        elif named is not None and self._asked is None:
+            self._asked = named.id
+            ring.learn(named)
+            self._forest.out.send(named.id, HeadQuery(self.app))
+            self._forest.out.set_timer(("tree.search", self.app), now + config.answer_wait)
+        elif named is None:
+            self._silent[peer] = True
+            if peer == self._asked or (self._asked is None and majority(self._base().voters, self._silent)):
+                self._stand(now)
+
+    def _plausible(self, peer: NodeId, epoch: int) -> bool:
+        """Epochs grow by ones; a leap is a liar's attempt to end the application."""
+        if epoch <= max(self.epoch, self.proposer.epoch) + MAX_LEAP:
+            return True
+        self._forest.out.penalize(peer, Code.UNAUTHORISED, "epoch out of reach")
+        return False
 
     def _stand(self, now: int) -> None:
         """Nobody claims the root: stand for it, unless meanwhile it is somebody else's turn."""
@@ -158,14 +177,11 @@ class Grove:
         self.proposer.epoch = max(self.proposer.epoch, self.epoch)
         self.proposer.stand(self._base(), now)
 
-    def _check_reign(self, message: HeadAnswer, now: int) -> None:
-        """A root asks a voter now and then whether it is still the one."""
-        if message.head is not None and message.head.epoch > self.proposer.epoch:
-            self._dethrone(message.head.epoch, now)
-
     def on_stale(self, peer: NodeId, message: Stale, now: int) -> None:
         """Somebody knows a newer epoch than ours."""
         self._forest.count("stale_told")
+        if not self._plausible(peer, message.epoch):
+            return
         if message.epoch > self.proposer.epoch or self.proposer.phase in (Phase.PREPARING, Phase.ADOPTING):
             self._dethrone(message.epoch, now)
 
@@ -194,6 +210,7 @@ class Grove:
         self._note_head(head)
         self.tree.become_root(now)
         self._guard(now)
+        self._broadcast(Committed(head), now)
         self._forest.roles.rooted(self.app, head, now)
 
     def _guard(self, now: int) -> None:
@@ -209,10 +226,9 @@ class Grove:
         self._forest.out.set_timer(("tree.guard", self.app), now + self._forest.config.voter_check)
 
     def propose(self, head: Head, now: int) -> None:
-        """Commit the result of a round, replacing at most one dead voter by the way."""
-        before = self.proposer.head
-        assert before is not None
-        self.proposer.propose(head, now)
+        """At the root: commit the result of a round, and with it at most one change of the voters."""
+        if self.proposer.leading and not self.proposer.busy and head.epoch == self.proposer.epoch:
+            self.proposer.propose(msgspec.structs.replace(head, voters=self.proposer.next_voters(head.voters)), now)
 
     def _committed_here(self, head: Head, now: int) -> None:
         before = self.head
@@ -221,7 +237,8 @@ class Grove:
             self._forest.roles.voters_changed(head, now)
             if before is not None:
                 self._unwatch_voters(before)
-        self._forest.roles.committed(self.app, head, (), {}, now)
+        self._broadcast(Committed(head), now)
+        self._forest.roles.committed(self.app, head, now)
 
     def _unwatch_voters(self, head: Head) -> None:
         for voter in head.voters:
@@ -230,7 +247,7 @@ class Grove:
     # ---- heads ------------------------------------------------------------------------------------------------------
 
     def heard_of(self, head: Head, now: int) -> None:
-        """A head from a record, a voter or a joiner: tells who the voters are, and maybe that all is over."""
+        """A committed head from a record, an answer or a joiner: tells who the voters are."""
         if head.app != self.app or (self.head is not None and head.order <= self.head.order):
             return
         self._note_head(head)
@@ -243,7 +260,7 @@ class Grove:
             self.tree.head = head.outline()
         self.epoch = max(self.epoch, head.epoch)
 
-    def broadcast(self, message: Committed, now: int) -> None:
+    def _broadcast(self, message: Committed, now: int) -> None:
         """At the root: let everybody know of a commit."""
         self._last = message
         for child in self.tree.children:
@@ -260,10 +277,8 @@ class Grove:
         if self._last is not None and message.head.order <= self._last.head.order:
             return
         self._note_head(message.head)
-        self.broadcast(message, now)
-        self._forest.roles.committed(
-            self.app, message.head, message.contributors, message.metrics, now
-        )
+        self._broadcast(message, now)
+        self._forest.roles.committed(self.app, message.head, now)
 
     def conclude(self, now: int) -> None:
         """The application is over: nobody needs to be root; the tree lingers until the news has travelled."""
@@ -290,10 +305,9 @@ class Grove:
         self.waves.stop()
         self.tree.leave(now)
 
-    def remembered(self, now: int, *, first: bool = False) -> None:
-        """The durable mark of membership is there; ``first``: it was made in this life, so no other came before."""
-        if first:
-            self.waves.amnesia = False
+    def first_life(self) -> None:
+        """The durable mark of membership was made in this life: no earlier one took part in anything."""
+        self.waves.amnesia = False
 
     def takes(self, message: TreeJoin) -> bool:
         """Does this node answer a join that passes by?"""
@@ -416,6 +430,7 @@ class Grove:
                     self._guard(now)
             case "tree.linger":
                 self.tree.leave(now)
+                self._forest.forget(self.app)
             case _:
                 raise AssertionError(f"no such timer: {name}")
 

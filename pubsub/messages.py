@@ -40,8 +40,10 @@ class Head(msgspec.Struct, frozen=True, gc=False, array_like=True):
     model: Value
     state: Value = EMPTY
     """Optimiser state of the server, for strategies that have one."""
-    contributors: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
-    """SHA-256 over the sorted ids of those whose work is in ``model``."""
+    contributors: Members = ()
+    """Sorted ids of those whose work is in ``model``: what a replay needs."""
+    metrics: Metrics = {}
+    """Sums over the contributors, each beside its weight ``NAME.n``."""
     weight: float = 0.0
     finished: bool = False
     report: Annotated[bytes, msgspec.Meta(max_length=8192)] = b""
@@ -53,7 +55,11 @@ class Head(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     def outline(self) -> Head:
         """Without the values: enough to find the voters and to know how far the application is."""
-        return msgspec.structs.replace(self, model=EMPTY, state=EMPTY, report=b"")
+        return msgspec.structs.replace(self, model=EMPTY, state=EMPTY, contributors=(), metrics={}, report=b"")
+
+    def lean(self) -> Head:
+        """With the model only: what travels with a wave."""
+        return msgspec.structs.replace(self, state=EMPTY, contributors=(), metrics={}, report=b"")
 
 
 class Partial(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -158,8 +164,6 @@ class Committed(Message):
     """Down the tree: a majority of voters holds this head.  Contributions to its round may be forgotten."""
 
     head: Head
-    contributors: Members
-    metrics: Metrics = {}
 
 
 @register(57, 128)
@@ -179,12 +183,15 @@ class HeadQuery(Message):
     """Send the head with its inline values, not just its outline."""
 
 
-@register(59, 160 * 1024)
+@register(59, 512 * 1024)
 class HeadAnswer(Message):
     app: Id
     root: Contact | None
     """Whom the sender last promised to follow or heard commit; the sender itself when it is the root."""
     head: Head | None
+    """The newest head that the sender knows to be committed; asked for in full by a puller, the newest accepted."""
+    epoch: int = 0
+    """The newest epoch that the sender has promised or heard of."""
 
 
 @register(60, 2048)
@@ -196,7 +203,7 @@ class Prepare(Message):
     candidate: Contact
 
 
-@register(61, 160 * 1024)
+@register(61, 512 * 1024)
 class Promise(Message):
     """Durable before it is sent.  ``accepted`` is the newest head that this voter ever accepted."""
 
@@ -205,7 +212,7 @@ class Promise(Message):
     accepted: Head | None = None
 
 
-@register(62, 160 * 1024)
+@register(62, 512 * 1024)
 class Accept(Message):
     """Phase 2: hold this head and its model."""
 

@@ -78,10 +78,8 @@ class Roles(Protocol):
         """At the root: all that the wave brought."""
         ...
 
-    def committed(
-        self, app: AppId, head: Head, contributors: Sequence[NodeId], metrics: dict[str, float], now: int
-    ) -> None:
-        """A head is known to be committed."""
+    def committed(self, app: AppId, head: Head, now: int) -> None:
+        """A head is known to be committed; told once per (epoch, round), in order."""
         ...
 
     def rooted(self, app: AppId, head: Head, now: int) -> None:

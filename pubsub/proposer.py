@@ -4,10 +4,11 @@ A *candidate* asks the voters for a promise in a new epoch.  With a majority it 
 committed, takes that head as its own and commits it again under its epoch: only then is it root.  From there on each
 round is one ``Accept`` to all voters and a majority of ``Accepted``.
 
-Who the voters are is itself part of the head, and changes by one voter at a time, so that every majority of the old
-set and every majority of the new one share a voter (Ongaro 2014, section 4.1).  A candidate that starts from an outdated
-set therefore meets, in any majority of it, a voter that accepted the next set; it follows such traces until a majority
-of the newest set that it has seen has promised.
+Who the voters are is itself part of the head, and changes by one voter at a time: one is added *or* one is removed, so that
+every majority of the old set and every majority of the new one share a voter (Ongaro 2014, section 4.1; replacing
+one for another in a single step would not have this property).  A candidate that starts from an outdated set
+therefore meets, in any majority of it, a voter that accepted the next set; it follows such traces until a majority of
+the newest set that it has seen has promised.  A root changes voters only after it committed a head in its own epoch.
 
 Without a majority nothing is decided.  The proposer goes on asking with a growing pause and reports ``stalled``.
 """
@@ -47,7 +48,7 @@ class Proposer:
     """Candidate and root of one application on one node."""
 
     __slots__ = (
-        "_accepted", "_best", "_config", "_holdings", "_known", "_me", "_on_committed", "_on_rooted", "_out",
+        "_accepted", "_best", "_config", "_genesis", "_holdings", "_known", "_me", "_on_committed", "_on_rooted", "_out",
         "_promises", "_proposed", "_ring", "_since", "_source", "_status", "_stream", "_tries", "app", "epoch", "head",
         "phase",
     )  # fmt: skip
@@ -61,6 +62,7 @@ class Proposer:
         ring: Overlay,
         out: Outbox,
         stream: Stream,
+        genesis: Head,
         holdings: Holdings,
         on_rooted: Callable[[Head, int], None],
         on_committed: Callable[[Head, int], None],
@@ -68,6 +70,7 @@ class Proposer:
     ) -> None:
         self.app, self._me, self._config = app, me, config
         self._ring, self._out, self._stream, self._holdings = ring, out, stream, holdings
+        self._genesis = genesis
         self._on_rooted, self._on_committed, self._status = on_rooted, on_committed, status
         self.phase = Phase.IDLE
         self.epoch = 0
@@ -98,12 +101,12 @@ class Proposer:
     # ---- phase 1 ----------------------------------------------------------------------------------------------------
 
     def stand(self, known: Head, now: int) -> None:
-        """Become a candidate.  ``known`` tells whom to ask; at epoch 0 it is the genesis head, values included."""
+        """Become a candidate.  ``known`` is the newest head known to be committed, or the genesis: it tells whom to ask."""
         if self.phase is not Phase.IDLE:
             return
         self.phase = Phase.PREPARING
         self.epoch = max(self.epoch, known.epoch) + 1
-        self._known, self._best, self._source = known, None, known.root.id
+        self._known, self._best, self._source = known, None, self._genesis.root.id
         self._promises = {}
         self._since, self._tries = now, 0
         self._ask(now)
@@ -144,12 +147,10 @@ class Proposer:
 
     def _adopt(self, now: int) -> None:
         """Take over the newest head, with its content, and commit it again under the new epoch."""
-        known, best = self._known, self._best
-        assert known is not None
-        if best is None and known.epoch == 0:
-            best = known
-        if best is None or best.order < known.order:
-            return  # a committed head that no majority remembers: keep asking, report stalled
+        assert self._known is not None
+        best = self._best if self._best is not None else self._genesis
+        if best.order < self._known.order:
+            return  # a committed head that no majority remembers: never go back; keep asking, report stalled
         self.phase = Phase.ADOPTING
         head = msgspec.structs.replace(best, epoch=self.epoch, root=self._me)
         epoch = self.epoch
@@ -203,14 +204,16 @@ class Proposer:
             self._on_committed(head, now)
 
     def next_voters(self, voters: tuple[Contact, ...]) -> tuple[Contact, ...]:
-        """The same voters with at most one dead one replaced by the closest live node that is not one yet."""
-        dead = next((voter for voter in voters if voter.id != self._me.id and not self._ring.alive(voter.id)), None)
-        if dead is None:
+        """One step towards a full set of live voters: the closest live node is added, or a dead voter removed."""
+        if len(voters) < len(self._genesis.voters):
+            seated = [voter.id for voter in voters]
+            for contact in self._ring.closest(self.app, 2 * len(voters) + 2):
+                if contact.id not in seated:
+                    return (*voters, contact)
             return voters
-        seated = [voter.id for voter in voters]
-        for contact in self._ring.closest(self.app, 2 * len(voters) + 2):
-            if contact.id not in seated:
-                return tuple(contact if voter is dead else voter for voter in voters)
+        dead = [voter for voter in voters if voter.id != self._me.id and not self._ring.alive(voter.id)]
+        if dead and len(voters) > 1:
+            return tuple(voter for voter in voters if voter is not dead[0])
         return voters
 
     # ---- patience ---------------------------------------------------------------------------------------------------
