@@ -31,11 +31,14 @@ class _Header(msgspec.Struct, frozen=True, gc=False, array_like=True):
     hops: int
 
 
-class _Envelope(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class _Direct(msgspec.Struct, frozen=True, gc=False, array_like=True):
     version: int
     kind: int
     trace: int
     body: msgspec.Raw
+
+
+class _Envelope(_Direct, frozen=True, gc=False, array_like=True):
     header: _Header | None = None
 
 
@@ -46,13 +49,13 @@ _bodies: dict[int, msgspec.msgpack.Decoder[Any]] = {}
 
 def encode(message: Message | Routed, trace: int = 0) -> bytes:
     """The frame for ``message``.  ``trace`` is an opaque number that follows a causal chain through the logs."""
-    header = None
+    inner = message.message if isinstance(message, Routed) else message
+    body = _encoder.encode(inner)
+    assert len(body) <= inner.LIMIT, f"{type(inner).__name__} of {len(body)} bytes exceeds its own limit"
     if isinstance(message, Routed):
         header = _Header(message.key, message.origin, message.hops)
-        message = message.message
-    body = _encoder.encode(message)
-    assert len(body) <= message.LIMIT, f"{type(message).__name__} of {len(body)} bytes exceeds its own limit"
-    return _encoder.encode(_Envelope(VERSION, message.KIND, trace, msgspec.Raw(body), header))
+        return _encoder.encode(_Envelope(VERSION, inner.KIND, trace, msgspec.Raw(body), header))
+    return _encoder.encode(_Direct(VERSION, inner.KIND, trace, msgspec.Raw(body)))
 
 
 def decode(frame: bytes | memoryview) -> tuple[Message | Routed, int]:

@@ -190,7 +190,7 @@ class HeadAnswer(Message):
     """Whom the sender last promised to follow or heard commit; the sender itself when it is the root."""
     head: Head | None
     """The newest head that the sender knows to be committed; asked for in full by a puller, the newest accepted."""
-    epoch: int = 0
+    epoch: Natural = 0
     """The newest epoch that the sender has promised or heard of."""
 
 
