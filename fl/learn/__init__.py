@@ -1,1 +1,1 @@
-"""User code at work: tensors, data, worker processes."""
+"""Running user code: models, default loops, the in-process runner, and the worker process with its sandbox."""

@@ -1,0 +1,1 @@
+"""Local data: bindings, loaders, partitions, and what may be told about them."""
