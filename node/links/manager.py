@@ -1,0 +1,323 @@
+"""All links of this daemon: who may connect, who is connected, and which link is given up when there are too many.
+
+The manager listens and dials, keeps one :class:`~node.links.control.Link` per peer, decodes frames, and turns what
+happens into events for the core. A link on which nothing was said for a while is closed with a goodbye, so that both
+sides know that nobody died; above the maximum the least recently used go first. Links from peers that cannot be
+dialled back are left to them: only they could open them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from node.supervisor import Supervisor
+from protocol import wire
+from protocol.errors import Code, PeerError, TransportError
+from protocol.events import Event, PeerDown, PeerUp, Received, SendFailed
+from protocol.ids import NodeId, short
+from protocol.messages import Contact, Message, Routed
+
+from . import channels
+from .channels import ACCEPTED, Current
+from .control import Link
+from .frames import DriverMessage, Goodbye
+from .penalties import Penalties
+from .streams import AcceptedStream, DialledStream, Stream
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+"""Seconds for which a peer that could not be dialled is not dialled again: doubles from the first to the longest."""
+_PAUSES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkConfig:
+    """Bounds and patience of the links."""
+
+    dial_timeout: float = 5.0
+    """Seconds until a dial, over all addresses of the peer, is given up."""
+    idle_close: float = 60.0
+    """Seconds without a frame after which a link is closed."""
+    max_links: int = 64
+    """Links above which the least recently used are closed; twice as many and newcomers are refused."""
+    queue_frames: int = 512
+    """Frames that wait for one peer."""
+    queue_bytes: int = 8 << 20
+    """Bytes that wait for one peer."""
+    max_penalties: int = 32
+    """Violations, leaking away, after which a peer is disconnected."""
+    ban: float = 300.0
+    """Seconds for which such a peer is refused."""
+
+
+class LinkManager:
+    """See the module.  All methods are called on the loop."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        config: LinkConfig,
+        current: Current,
+        supervisor: Supervisor,
+        *,
+        post: Callable[[Event], None],
+        lookup: Callable[[NodeId], Contact | None],
+        on_driver: Callable[[NodeId, DriverMessage], None],
+    ) -> None:
+        """``post`` takes events for the core, ``lookup`` answers whom to dial where, ``on_driver`` takes what the
+        other drivers say about transfers."""
+        self.counters = dict.fromkeys(
+            ("frames_in", "frames_out", "bytes_in", "bytes_out", "dials", "dials_failed", "sends_failed", "refused"), 0
+        )
+        self._me = me
+        self._config = config
+        self._current = current
+        self._supervisor = supervisor
+        self._post = post
+        self._lookup = lookup
+        self._on_driver = on_driver
+        self._clock = asyncio.get_running_loop().time
+        self.penalties = Penalties(config.max_penalties, config.ban, self._clock)
+        self._links: dict[NodeId, Link] = {}
+        self._active: OrderedDict[NodeId, float] = OrderedDict()
+        self._revoked: dict[NodeId, None] = {}
+        self._pauses: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._server: Any = None
+        self._closing = False
+
+    # ---- life -------------------------------------------------------------------------------------------------------
+
+    async def listen(self, addresses: Sequence[str], handlers: Mapping[str, Any]) -> tuple[str, ...]:
+        """Serve links, and ``handlers`` beside them, on ``addresses``; returns them with the ports that were bound.
+
+        Raises ConfigError.
+        """
+        if not addresses:
+            return ()
+        control = grpc.stream_stream_rpc_method_handler(self._serve)
+        server = channels.make_server({"Control": control, **handlers})
+        try:
+            bound = tuple(channels.bind(server, address, self._current) for address in addresses)
+        except BaseException:
+            await server.stop(None)
+            raise
+        self._server = server
+        await server.start()
+        return bound
+
+    async def close(self, patience: float = 1.0) -> None:
+        """Send what waits, for ``patience`` seconds at most, then drop every link and stop listening."""
+        try:
+            async with asyncio.timeout(patience):
+                for link in list(self._links.values()):
+                    await link.flushed()
+        except TimeoutError:
+            pass
+        self._closing = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for link in list(self._links.values()):
+            link.abort("closed")
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+    # ---- what the core asks for -------------------------------------------------------------------------------------
+
+    def send(self, peer: NodeId, message: Message | Routed) -> None:
+        """Deliver ``message``, dialling if need be; otherwise ``SendFailed`` comes back."""
+        if self._closing and peer not in self._links:
+            return
+        self._link(peer).send(message)
+
+    def connect(self, peer: NodeId) -> None:
+        if peer != self._me and not self._closing:
+            self._link(peer).connect()
+
+    def disconnect(self, peer: NodeId, why: str) -> None:
+        """Close the link with a goodbye, after what was already sent to ``peer``."""
+        if (link := self._links.get(peer)) is not None:
+            link.close(why)
+
+    def revoke(self, peer: NodeId) -> None:
+        """``peer`` is no longer a member: drop its link now and refuse it from here on."""
+        self._revoked[peer] = None
+        if (link := self._links.get(peer)) is not None:
+            link.abort("revoked")
+
+    def penalise(self, peer: NodeId, code: Code) -> None:
+        """Count against ``peer``, and disconnect it when it is too much."""
+        if self.penalties.count(peer, code) and (link := self._links.get(peer)) is not None:
+            link.abort("closed")
+
+    def linked(self, peer: NodeId) -> bool:
+        link = self._links.get(peer)
+        return link is not None and link.up
+
+    def peers(self) -> list[NodeId]:
+        """Those with a standing link."""
+        return [peer for peer, link in self._links.items() if link.up]
+
+    def refusal(self, peer: NodeId) -> str:
+        """Why ``peer`` may not have a link; empty when it may."""
+        if peer == self._me:
+            return "that is this node itself"
+        if peer in self._revoked:
+            return "membership revoked"
+        if self.penalties.banned(peer):
+            return "too many protocol violations"
+        return "shutting down" if self._closing else ""
+
+    # ---- what links ask for: control.Owner --------------------------------------------------------------------------
+
+    async def dial(self, link: Link) -> Stream:
+        peer = link.peer
+        contact = self._lookup(peer)
+        if refusal := self.refusal(peer):
+            raise TransportError(refusal)
+        if contact is None or not contact.dialable:
+            raise TransportError(f"{short(peer)} has no address")
+        until, pause = self._pauses.get(peer, (0.0, _FIRST_PAUSE))
+        if self._clock() < until:
+            raise TransportError(f"{short(peer)} was unreachable a moment ago")
+        self.counters["dials"] += 1
+        try:
+            channel = await channels.open_channel(
+                peer, contact.addresses, self._current, self._config.dial_timeout
+            )
+            async with asyncio.timeout(self._config.dial_timeout):
+                stream = await DialledStream.open(channel)
+        except (TransportError, TimeoutError) as error:
+            self.counters["dials_failed"] += 1
+            self._pauses[peer] = (self._clock() + pause, min(2 * pause, _LONGEST_PAUSE))
+            if len(self._pauses) > _PAUSES:
+                self._pauses.popitem(last=False)
+            raise TransportError(str(error) or "no answer") from None
+        self._pauses.pop(peer, None)
+        return stream
+
+    async def read(self, link: Link, stream: Stream) -> None:
+        why = "closed"
+        try:
+            while (frame := await stream.read()) is not None:
+                self.counters["frames_in"] += 1
+                self.counters["bytes_in"] += len(frame)
+                self._touch(link)
+                message = self._decode(link.peer, frame)
+                if isinstance(message, Goodbye):
+                    # The sender's word is taken only for that which harms nobody: that it did not die.
+                    why = "idle" if message.why == "idle" else "closed"
+                    break
+                if isinstance(message, DriverMessage):
+                    self._on_driver(link.peer, message)
+                elif message is not None:
+                    self._post(Received(link.peer, message))
+        finally:
+            link.detach(stream, why)
+            await stream.close()
+            self.on_rest(link)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], what: str) -> asyncio.Task[Any]:
+        return self._supervisor.spawn(coroutine, what)
+
+    def wrote(self, link: Link, size: int) -> None:
+        self.counters["frames_out"] += 1
+        self.counters["bytes_out"] += size
+        self._touch(link)
+
+    def on_up(self, link: Link) -> None:
+        self._pauses.pop(link.peer, None)
+        self._touch(link)
+        self._post(PeerUp(link.peer))
+        if len(self._active) > self._config.max_links:
+            self._close_oldest()
+        if self._sweeper is None:
+            self._arm()
+
+    def on_down(self, link: Link, why: str) -> None:
+        self._active.pop(link.peer, None)
+        self._post(PeerDown(link.peer, why))
+
+    def on_failed(self, link: Link, message: Message | Routed, why: str) -> None:
+        self.counters["sends_failed"] += 1
+        if not isinstance(message, DriverMessage):
+            self._post(SendFailed(link.peer, message))
+
+    def on_rest(self, link: Link) -> None:
+        if link.quiet and self._links.get(link.peer) is link:
+            del self._links[link.peer]
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    async def _serve(self, _requests: Any, context: Any) -> None:
+        """The server's half of ``Control``."""
+        peer = await channels.identify(context)
+        refusal = self.refusal(peer)
+        if not refusal and peer not in self._links and len(self._links) >= 2 * self._config.max_links:
+            refusal = "too many links"
+        if refusal:
+            self.counters["refused"] += 1
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+        await context.send_initial_metadata((ACCEPTED,))
+        with self._supervisor.guard("link"):
+            stream = AcceptedStream(context)
+            link = self._link(peer)
+            link.attach(stream)
+            await self.read(link, stream)
+
+    def _decode(self, peer: NodeId, frame: bytes) -> Message | Routed | None:
+        try:
+            return wire.decode(frame)[0]
+        except PeerError as error:
+            self.penalise(peer, error.code)
+            return None
+
+    def _link(self, peer: NodeId) -> Link:
+        link = self._links.get(peer)
+        if link is None:
+            config = self._config
+            link = self._links[peer] = Link(self._me, peer, self, config.queue_frames, config.queue_bytes)
+        return link
+
+    def _touch(self, link: Link) -> None:
+        if link.up:
+            self._active[link.peer] = self._clock()
+            self._active.move_to_end(link.peer)
+
+    def _ours_to_close(self, link: Link) -> bool:
+        """Whether either side can open the link again."""
+        if link.dialled:
+            return True
+        contact = self._lookup(link.peer)
+        return contact is not None and contact.dialable
+
+    def _close_oldest(self) -> None:
+        for peer in self._active:
+            if self._ours_to_close(self._links[peer]):
+                self._links[peer].close("idle")
+                return
+
+    def _arm(self) -> None:
+        """One timer for all links, set for the one that has been silent longest."""
+        self._sweeper = None
+        if self._active and not self._closing:
+            oldest = next(iter(self._active.values()))
+            loop = asyncio.get_running_loop()
+            self._sweeper = loop.call_at(oldest + self._config.idle_close, self._sweep)
+
+    def _sweep(self) -> None:
+        overdue = self._clock() - self._config.idle_close
+        for peer, last in list(self._active.items()):
+            if last > overdue:
+                break
+            if self._ours_to_close(self._links[peer]):
+                self._links[peer].close("idle")
+            self._touch(self._links[peer])
+        self._arm()
