@@ -53,12 +53,30 @@ class WaveStarted(Notice):
 
 
 class RoundCommitted(Notice):
-    """A committed head, as this node learned of it.  ``metrics`` are sums with their weights beside them."""
+    """A committed head, as this node learned of it: once per round, the finished head in any case.
+
+    ``metrics`` are sums with their weights beside them; rounds that were committed while this node was away are missing.
+    """
 
     app: AppId
     head: Head
     contributors: tuple[NodeId, ...]
     metrics: dict[str, float]
+
+
+class DataDescribed(Notice):
+    """What the workers' data look like, at the root, before the first round: metric sums over ``workers`` nodes."""
+
+    app: AppId
+    sums: dict[str, float]
+    workers: int
+
+
+class WorkFailed(Notice):
+    """The local training (or evaluation) failed; ``error`` is one sentence."""
+
+    app: AppId
+    error: str
 
 
 class TookOver(Notice):

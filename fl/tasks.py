@@ -79,6 +79,8 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
     """Result of Merge."""
 
     value: Value
+    rejected: tuple[int, ...] = ()
+    """Inputs that were left out: not tensors, of another shape, or not finite."""
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):

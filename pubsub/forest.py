@@ -155,11 +155,12 @@ class Forest:
 
     def contribute(self, app: AppId, wave: WaveId, partial: Partial | None, now: int) -> bool:
         """The local role's part in ``wave``; False when it is too late."""
-        return self.groves[app].waves.contribute(wave, partial, now)
+        return app in self.groves and self.groves[app].waves.contribute(wave, partial, now)
 
-    def hand_in(self, app: AppId, wave: WaveId, partial: Partial, now: int) -> None:
+    def hand_in(self, app: AppId, wave: WaveId, partial: Partial | None, now: int) -> None:
         """Answer to ``Roles.combine``."""
-        self.groves[app].waves.hand_in(wave, partial, now)
+        if app in self.groves:
+            self.groves[app].waves.hand_in(wave, partial, now)
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1

@@ -217,8 +217,8 @@ class Waves:
             parts[self._tree.me.id] = self._own
         return [parts[member] for member in sorted(parts)]
 
-    def hand_in(self, wave: WaveId, partial: Partial, now: int) -> None:
-        """The merged partial of this subtree is ready."""
+    def hand_in(self, wave: WaveId, partial: Partial | None, now: int) -> None:
+        """The merged partial of this subtree is ready; None when nothing of it could be used."""
         if wave != self.current or self.sent == wave or self._tree.is_root:
             return
         self._ready = WaveUp(self._tree.app, wave, partial, self._missing)

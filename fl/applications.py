@@ -1,0 +1,311 @@
+"""All applications of one node: what it knows of them, whether it takes part, and the roles it plays.
+
+Descriptors arrive as signed records and speak for themselves: the id is a hash of name, owner and salt, the signature is
+the owner's.  Whether this node *works* for an application is its operator's decision: the data must be bound under the
+name asked for, and the owner trusted (or the bundle approved by hash).  Whether it *routes and aggregates* is not
+asked: any node may be rendezvous, voter or root for any application of its fabric, and runs no code of it for that.
+
+This class is what the forest calls up to (``pubsub.ports.Roles``) and what the three role machines work with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from dht.messages import Record
+from dht.records import Kind
+from protocol.effects import Outbox
+from protocol.events import Timer
+from protocol.ids import AppId, NodeId, blob_id, ring_id, zone_of
+from protocol.messages import Contact
+from pubsub.forest import Forest
+from pubsub.messages import Head, Partial, WaveId
+from pubsub.ports import Genesis, OpenWave
+
+from . import spec as specs
+from .aggregator import combine
+from .config import RoundConfig
+from .coordinator import Coordinator
+from .jobs import Jobs
+from .messages import Work, decode_order
+from .notices import (
+    DataDescribed,
+    RoleChanged,
+    RoundCommitted,
+    StatusChanged,
+    SteppedDown,
+    TookOver,
+    WorkFailed,
+)
+from .spec import AppSpec
+from .worker import Worker
+
+_heads = msgspec.msgpack.Decoder(Head)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def decode_head(body: bytes) -> Head | None:
+    """The outline in a VOTERS record; None when it is not one."""
+    try:
+        return _heads.decode(body)
+    except msgspec.MsgspecError:
+        return None
+
+
+def decode_spec(body: bytes) -> AppSpec | None:
+    """The descriptor in an APP record; None when it is not one."""
+    try:
+        return specs.decode(body)
+    except msgspec.MsgspecError:
+        return None
+
+
+class Application:
+    """What this node keeps of one application."""
+
+    __slots__ = ("coordinator", "follows", "head", "role", "spec", "status", "worker")
+
+    def __init__(self, spec: AppSpec) -> None:
+        self.spec = spec
+        self.worker: Worker | None = None
+        self.coordinator: Coordinator | None = None
+        self.head: Head | None = None
+        """Newest committed head that this node heard of as a member."""
+        self.follows = False
+        self.status = ("known", "")
+        self.role: tuple[str, NodeId | None, int, tuple[NodeId, ...]] | None = None
+
+
+class Applications:
+    """The federated roles of one node."""
+
+    forest: Forest
+    """Set by the core right after construction: the forest needs us, and we need the forest."""
+
+    def __init__(
+        self, me: Contact, config: RoundConfig, *, out: Outbox, publish_voters: Callable[[Head, int], None]
+    ) -> None:
+        self.me, self.config, self.out = me, config, out
+        self._publish_voters = publish_voters
+        """Signs and spreads a VOTERS record."""
+        self.jobs = Jobs(out)
+        self.apps: dict[AppId, Application] = {}
+        self._names: frozenset[str] = frozenset()
+        self._works = True
+        self._owners: frozenset[bytes] = frozenset()
+        self._approved: frozenset[bytes] = frozenset()
+        self._over: dict[AppId, str] = {}
+        """Applications that ended, and how: a late copy of the descriptor must not revive them."""
+
+    # ---- records ----------------------------------------------------------------------------------------------------
+
+    def authorise(self, record: Record) -> bool:
+        """May the signer say this?  For the kinds that belong to applications."""
+        if record.kind == Kind.APP:
+            spec = decode_spec(record.body)
+            return spec is not None and spec.id == record.subject and spec.owner == record.signer
+        if record.kind == Kind.STOP:
+            app = self.apps.get(record.subject)
+            return app is not None and app.spec.owner == record.signer
+        head = decode_head(record.body)
+        if record.kind != Kind.VOTERS or head is None or head.app != record.subject:
+            return False
+        return ring_id(zone_of(head.root.id), record.signer) == head.root.id
+
+    def record_changed(self, record: Record, now: int) -> None:
+        if record.kind == Kind.APP:
+            spec = decode_spec(record.body)
+            if spec is not None:
+                self._learn(spec, now)
+        elif record.kind == Kind.STOP:
+            self._end(record.subject, "stopped", "by its owner", now)
+        elif record.kind == Kind.VOTERS:
+            head = decode_head(record.body)
+            if head is not None:
+                self._heard(head, now)
+
+    def _learn(self, spec: AppSpec, now: int) -> None:
+        if spec.id in self.apps or spec.id in self._over:
+            return
+        genesis = Genesis(spec.id, spec.voters, spec.fan_out, spec.quorum, spec.initial, spec.home, spec.bundle)
+        app = self.apps[spec.id] = Application(spec)
+        if not self.forest.know(genesis, now):
+            del self.apps[spec.id]
+            return
+        self._consider(app, now)
+
+    def _heard(self, head: Head, now: int) -> None:
+        """A VOTERS record: who guards the head; and, when it is the last one, that all is over."""
+        self.forest.heard_of(head, now)
+        if head.finished:
+            self._end(head.app, "finished", f"after round {head.round}", now)
+
+    # ---- taking part ------------------------------------------------------------------------------------------------
+
+    def bind(self, names: frozenset[str], works: bool, now: int) -> None:
+        self._names, self._works = names, works
+        self._reconsider(now)
+
+    def trust(self, owners: frozenset[bytes], approved: frozenset[bytes], now: int) -> None:
+        self._owners, self._approved = owners, approved
+        self._reconsider(now)
+
+    def _reconsider(self, now: int) -> None:
+        for app in list(self.apps.values()):
+            self._consider(app, now)
+
+    def follow(self, app_id: AppId, now: int) -> None:
+        """Be a member without data."""
+        app = self.apps.get(app_id)
+        if app is not None:
+            app.follows = True
+            self._consider(app, now)
+
+    def _consider(self, app: Application, now: int) -> None:
+        """Work for it, follow it, or leave it to others."""
+        spec = app.spec
+        if spec.data in self._names and self._works:
+            if self._trusted(spec):
+                app.worker = app.worker or Worker(spec, self)
+            else:
+                app.worker = None
+                self.status(spec.id, "refused", "its owner is not trusted here", now)
+        elif spec.data in self._names:
+            self.status(spec.id, "refused", "this node does not run workers", now)
+        if app.worker is not None or app.follows:
+            self.forest.join(spec.id, now)
+
+    def _trusted(self, spec: AppSpec) -> bool:
+        code = spec.bundle.blob or (blob_id(spec.bundle.inline) if spec.bundle.size else b"")
+        return spec.owner in self._owners or (bool(code) and code in self._approved)
+
+    # ---- called by the forest ---------------------------------------------------------------------------------------
+
+    def wave_opened(self, app_id: AppId, wave: OpenWave, now: int) -> None:
+        app, order = self.apps.get(app_id), decode_order(wave.order)
+        if app is None or app.worker is None or order is None:
+            self.forest.contribute(app_id, wave.id, None, now)
+            return
+        if app.coordinator is None:
+            self.status(app_id, "running", f"round {wave.id.round}", now)
+        app.worker.opened(wave, order, True, now)
+
+    def combine(self, app_id: AppId, wave: WaveId, parts: Sequence[Partial], now: int) -> None:
+        def merged(total: Partial | None, refused: tuple[int, ...], at: int) -> None:
+            for _ in refused:
+                self.forest.count("partials_refused")
+            self.forest.hand_in(app_id, wave, total, at)
+
+        combine(app_id, parts, self.jobs, merged, now)
+
+    def wave_closed(self, app_id: AppId, wave: WaveId, parts: Sequence[Partial], absent: int, now: int) -> None:
+        app = self.apps.get(app_id)
+        if app is not None and app.coordinator is not None:
+            app.coordinator.closed(wave, parts, absent, now)
+
+    def committed(self, app_id: AppId, head: Head, now: int) -> None:
+        app = self.apps.get(app_id)
+        if app is None:
+            return
+        if app.head is None or head.round > app.head.round or head.finished:
+            self.out.emit(RoundCommitted(app_id, head, head.contributors, head.metrics))
+        app.head = head
+        if app.worker is not None:
+            app.worker.committed(head.round)
+        if app.coordinator is not None and head.epoch == self.forest.groves[app_id].proposer.epoch:
+            app.coordinator.committed(head, now)
+        if head.finished:
+            self._end(app_id, "finished", f"after round {head.round}", now)
+
+    def rooted(self, app_id: AppId, head: Head, now: int) -> None:
+        app = self.apps.get(app_id)
+        if app is None:
+            return
+        self.out.emit(TookOver(app_id, head.epoch))
+        self.committed(app_id, head, now)
+        if not head.finished and app_id in self.apps:
+            app.coordinator = Coordinator(app.spec, head, self)
+            app.coordinator.start(now)
+
+    def unrooted(self, app_id: AppId, epoch: int, now: int) -> None:
+        app = self.apps.get(app_id)
+        if app is None or app.coordinator is None:
+            return
+        app.coordinator = None
+        self.out.cancel_timer(("fl.next", app_id))
+        self.out.emit(SteppedDown(app_id, epoch))
+
+    def tree_changed(self, app_id: AppId, now: int) -> None:
+        app, grove = self.apps.get(app_id), self.forest.groves.get(app_id)
+        if app is None or grove is None:
+            return
+        tree = grove.tree
+        role = "none"
+        if tree.is_root:
+            role = "root"
+        elif tree.parent is not None:
+            role = "aggregator" if tree.children else ("worker" if app.worker is not None else "observer")
+        state = (role, tree.parent, tree.depth, tuple(tree.children))
+        if state != app.role:
+            app.role = state
+            self.out.emit(RoleChanged(app_id, *state))
+
+    def status(self, app_id: AppId, status: str, detail: str, now: int) -> None:
+        app = self.apps.get(app_id)
+        if app is not None and app.status != (status, detail):
+            app.status = (status, detail)
+            self.out.emit(StatusChanged(app_id, status, detail))
+
+    def voters_changed(self, head: Head, now: int) -> None:
+        """Said outside the tree too: a rendezvous of later days may never have been a member."""
+        self._publish_voters(head, now)
+
+    # ---- called by the role machines --------------------------------------------------------------------------------
+
+    def open_wave(
+        self, app_id: AppId, wave: WaveId, head: Head, order: bytes, closed: tuple[NodeId, ...], remaining: int, now: int
+    ) -> None:
+        grove = self.forest.groves[app_id]
+        grove.waves.open(wave, head.lean(), order, closed, remaining, now)
+
+    def propose(self, head: Head, now: int) -> None:
+        self.forest.groves[head.app].propose(head, now)
+
+    def reigns(self, coordinator: Coordinator) -> bool:
+        """Is ``coordinator`` still the one that speaks for its application here?"""
+        app = self.apps.get(coordinator.spec.id)
+        return app is not None and app.coordinator is coordinator
+
+    def complain(self, app_id: AppId, error: str, now: int) -> None:
+        """The local work failed: said here, in one sentence; the round goes on without this node."""
+        self.forest.count("work_failed")
+        self.out.emit(WorkFailed(app_id, error))
+
+    def described(self, app_id: AppId, sums: dict[str, float], workers: int, now: int) -> None:
+        self.out.emit(DataDescribed(app_id, sums, workers))
+
+    # ---- end --------------------------------------------------------------------------------------------------------
+
+    def timer(self, timer: Timer, now: int) -> bool:
+        """True when it was one of ours."""
+        if timer[0] != "fl.next":
+            return False
+        assert isinstance(timer[1], bytes)
+        app = self.apps.get(timer[1])
+        if app is not None and app.coordinator is not None:
+            app.coordinator.on_timer(now)
+        return True
+
+    def _end(self, app_id: AppId, status: str, detail: str, now: int) -> None:
+        app = self.apps.get(app_id)
+        if app is None:
+            return
+        if app.worker is not None:
+            app.worker.drop()
+        app.worker, app.coordinator = None, None
+        self.out.cancel_timer(("fl.next", app_id))
+        self.status(app_id, status, detail, now)
+        self._over[app_id] = status
+        self.forest.conclude(app_id, now)

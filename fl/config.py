@@ -1,0 +1,29 @@
+"""Settings of the rounds.  Times in nanoseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MS = 1_000_000
+SECOND = 1_000 * MS
+
+
+@dataclass(frozen=True, slots=True)
+class RoundConfig:
+    """How a coordinator paces its rounds."""
+
+    max_waves: int = 3
+    """Waves of one round that are opened for the sake of missing members (DESIGN section 7)."""
+
+    patience: float = 1.5
+    """The deadline of a wave is this multiple of the slowest of the last complete waves, plus ``slack``."""
+
+    slack: int = 2 * SECOND
+    """Added to the deadline: above the time in which a silent death is noticed there is no hurry, and a node whose
+    parent died needs it to join again."""
+
+    history: int = 5
+    """Complete waves that the deadline looks back on."""
+
+    wait: int = 1 * SECOND
+    """Pause before a wave is opened again when there were fewer contributors than ``min_workers``."""

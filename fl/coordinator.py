@@ -1,0 +1,188 @@
+"""The coordinator's part: from a committed head to the next one.
+
+A round is: open a wave on the last model; take what it brings; open up to two more for those who were missing (re-hung,
+restarted, lost on the way); merge everything, take the step, and ask the voters to hold the result.  Only what a
+majority of them holds has happened.  A coordinator that is fenced half-way forgets everything: its successor has the
+same head and the workers still have their contributions.
+
+Before the first round a wave asks for a description of the data, again and again until enough workers have answered.
+After the last one a wave evaluates the final model, and its metrics are committed with the finished head.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from protocol.ids import NodeId
+from protocol.messages import EMPTY, Value
+from pubsub.messages import Head, Partial, WaveId
+
+from .aggregator import combine
+from .messages import Order, Report, Work, decode_report, encode
+from .notices import WaveStarted
+from .spec import AppSpec
+from .tasks import Finish, Finished
+
+if TYPE_CHECKING:
+    from .applications import Applications
+
+
+class Coordinator:
+    """The root's state for one application, from the moment it is root until it is not."""
+
+    __slots__ = ("_head", "_history", "_host", "_metrics", "_opened", "_parts", "_wave", "_work", "described", "spec")
+
+    def __init__(self, spec: AppSpec, head: Head, host: Applications) -> None:
+        self.spec, self._head, self._host = spec, head, host
+        self._work = Work.DESCRIBE
+        self._wave = WaveId(head.epoch, head.round, -1)
+        self._parts: list[Partial] = []
+        self._metrics: dict[str, float] = {}
+        self._opened = 0
+        self._history: deque[int] = deque(maxlen=host.config.history)
+        self.described: dict[str, float] = {}
+
+    def start(self, now: int) -> None:
+        """Go on from the head."""
+        self._parts = []
+        if self._head.round == 0 and not self.described:
+            self._work = Work.DESCRIBE
+            self._open(self._wave.wave + 1, now, round_=0)
+            return
+        closing = decode_report(self._head.report).closing
+        self._work = Work.EVALUATE if closing else Work.TRAIN
+        self._open(0, now, round_=self._head.round + 1)
+
+    # ---- waves ------------------------------------------------------------------------------------------------------
+
+    def _open(self, number: int, now: int, *, round_: int) -> None:
+        self._wave = WaveId(self._head.epoch, round_, number)
+        self._opened = now
+        beacon = self.spec.id + round_.to_bytes(8, "big")
+        order = encode(Order(self._work, beacon))
+        self._host.out.emit(WaveStarted(self.spec.id, self._wave))
+        self._host.status(self.spec.id, "running", f"round {round_}", now)
+        self._host.open_wave(self.spec.id, self._wave, self._head, order, self._contributors(), self._remaining(), now)
+
+    def _contributors(self) -> tuple[NodeId, ...]:
+        return tuple(sorted(member for part in self._parts for member in part.contributors))
+
+    def _remaining(self) -> int:
+        """Time for a wave: from what complete ones took; 0 when there is no history."""
+        config = self._host.config
+        if not self._history or self._work is not Work.TRAIN:
+            return 0
+        return int(config.patience * max(self._history)) + config.slack
+
+    def closed(self, wave: WaveId, parts: Sequence[Partial], absent: int, now: int) -> None:
+        """All that the wave brought.  Enough?  Then the round is decided; else another wave."""
+        if wave != self._wave:
+            return
+        if not absent and self._work is Work.TRAIN:
+            self._history.append(now - self._opened)
+        self._parts.extend(parts)
+        enough = len(self._contributors()) >= self.spec.min_workers
+        if absent and wave.wave + 1 < self._host.config.max_waves and self._work is Work.TRAIN:
+            self._open(wave.wave + 1, now, round_=wave.round)
+        elif self._work is Work.EVALUATE or enough:
+            self._merge(now)
+        else:
+            have = len(self._contributors())
+            self._host.status(self.spec.id, "waiting", f"{have} of {self.spec.min_workers} workers are there", now)
+            self._host.out.set_timer(("fl.next", self.spec.id), now + self._host.config.wait)
+
+    def on_timer(self, now: int) -> None:
+        """Too few came: ask again, keeping what is there."""
+        if self._work is Work.DESCRIBE:
+            self._parts = []
+        self._open(self._wave.wave + 1, now, round_=self._wave.round)
+
+    # ---- the step ---------------------------------------------------------------------------------------------------
+
+    def _merge(self, now: int) -> None:
+        wave = self._wave
+
+        def merged(total: Partial | None, refused: tuple[int, ...], at: int) -> None:
+            if wave == self._wave and self._host.reigns(self):
+                self._merged(total, at)
+
+        if self._parts or self._work is not Work.EVALUATE:
+            combine(self.spec.id, self._parts, self._host.jobs, merged, now)
+        else:
+            self._merged(Partial(0.0, EMPTY, ()), now)
+
+    def _merged(self, total: Partial | None, now: int) -> None:
+        if total is None:
+            self._again("no usable contribution", now)
+        elif self._work is Work.DESCRIBE:
+            self.described = dict(total.metrics) or {"data.n": 0.0}
+            self._host.described(self.spec.id, self.described, len(total.contributors), now)
+            self.start(now)
+        elif self._work is Work.EVALUATE:
+            self._propose(total, self._head.model, self._head.state, now)
+        else:
+            self._step(total, now)
+
+    def _step(self, total: Partial, now: int) -> None:
+        wave, head = self._wave, self._head
+
+        def finished(result: Finished | None, error: str, at: int) -> None:
+            if wave != self._wave or not self._host.reigns(self):
+                return
+            if result is None:
+                self._again(error, at)
+            else:
+                self._propose(total, result.model, result.state, at)
+
+        task = Finish(self.spec.id, self.spec, wave.round, head.model, head.state, total.value, total.weight)
+        self._host.jobs.run(task, finished)
+
+    def _again(self, why: str, now: int) -> None:
+        """The round's contributions cannot be used: begin it anew."""
+        self._parts = []
+        self._host.status(self.spec.id, "waiting", why, now)
+        self._host.out.set_timer(("fl.next", self.spec.id), now + self._host.config.wait)
+
+    def _propose(self, total: Partial, model: Value, state: Value, now: int) -> None:
+        metrics = dict(total.metrics)
+        if self._wave.round == 1:
+            metrics.update(self.described)
+        report, closing = self._judge(metrics)
+        finished = self._work is Work.EVALUATE or (closing and not self.spec.evaluate)
+        head = Head(
+            app=self.spec.id,
+            epoch=self._head.epoch,
+            round=self._wave.round,
+            root=self._head.root,
+            voters=self._head.voters,
+            model=model,
+            state=state,
+            contributors=total.contributors,
+            metrics=dict(sorted(metrics.items())[:64]),
+            weight=total.weight,
+            finished=finished,
+            report=encode(report),
+        )
+        self._host.propose(head, now)
+
+    def _judge(self, metrics: dict[str, float]) -> tuple[Report, bool]:
+        """Early stopping looks at the metric of the model that this round started from."""
+        report, stop = decode_report(self._head.report), self.spec.stop
+        last = self._wave.round >= self.spec.rounds
+        if stop is None or not metrics.get(stop.metric + ".n"):
+            return Report(report.best, report.best_round, report.stale_rounds, last or report.closing), last
+        value = metrics[stop.metric] / metrics[stop.metric + ".n"]
+        gain = 0.0 if report.best is None else (value - report.best) * (1 if stop.maximise else -1)
+        if report.best is None or gain > stop.delta:
+            return Report(value, self._wave.round - 1, 0, last), last
+        stale = report.stale_rounds + 1
+        closing = last or stale >= stop.patience
+        return Report(report.best, report.best_round, stale, closing), closing
+
+    def committed(self, head: Head, now: int) -> None:
+        """The voters hold it: on to the next round."""
+        self._head = head
+        if not head.finished:
+            self.start(now)

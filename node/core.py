@@ -1,0 +1,219 @@
+"""One node, whole: ring, forest and roles behind a single ``handle``.
+
+This is the machine that all drivers run: the asyncio daemon, the discrete-event engine, the tests.  It holds no
+protocol; it hands each event to the part that it concerns and lets what one part learns reach the others:
+
+    ring      links, liveness, routing, records          ─┐ upcalls: intercept, deliver, peer_dead, leaves_changed,
+    forest    trees, waves, heads                         │          record_changed
+    roles     coordinator, aggregator, worker per app    ─┘
+
+All parts write into one outbox, so the order of effects is the order of causes.  What a node sends to itself (it may be
+its own voter or root) comes back within the same step, before the effects leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from dht.config import RingConfig
+from dht.messages import Record
+from dht.ports import Verdict
+from dht.records import Kind, sign_record
+from dht.ring import Ring
+from fl.applications import Applications
+from fl.config import RoundConfig
+from fl.notices import Bind, FindVoters, Follow, Leave, PeerDead, Publish, RecordChanged, ReplicasFound, RingReady, Start, Trust
+from protocol.effects import Effect, Outbox
+from protocol.errors import Code, UsageError
+from protocol.events import (
+    Command,
+    ComputeDone,
+    Event,
+    Received,
+    Stored,
+    TimerFired,
+    TransferDone,
+    TransferFailed,
+)
+from protocol.ids import NodeId
+from protocol.messages import Contact, Message, Routed
+from protocol.signing import Signer, Verifier
+from protocol.streams import Stream
+from pubsub.config import TreeConfig
+from pubsub.forest import Forest
+from pubsub.messages import Head
+
+VOTERS_TTL = 30 * 24 * 3600
+"""Seconds that a VOTERS record lives: an application that sleeps longer than a month must be published anew."""
+
+_records = msgspec.msgpack.Decoder(Record)
+_encoder = msgspec.msgpack.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class CoreConfig:
+    """Settings of all parts; shared by reference among the nodes of a simulation."""
+
+    ring: RingConfig = field(default_factory=RingConfig)
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    rounds: RoundConfig = field(default_factory=RoundConfig)
+
+
+class NodeCore:
+    """A node without its network, disk and clock."""
+
+    def __init__(
+        self,
+        me: Contact,
+        config: CoreConfig,
+        *,
+        signer: Signer,
+        verifier: Verifier,
+        seed: int,
+        wall_offset: int = 0,
+        restored: Mapping[str, bytes] | None = None,
+        authorise: Callable[[Record], bool] | None = None,
+    ) -> None:
+        """``wall_offset``: ns to add to ``now`` for Unix time.  ``restored``: what earlier ``Store`` effects made
+        durable.  ``authorise`` judges records of kinds that do not belong to applications (revocations)."""
+        self.me, self.config = me, config
+        self._signer, self._wall_offset, self._authorise = signer, wall_offset, authorise
+        self._restored = dict(restored or {})
+        self._out = Outbox(me.id)
+        self.apps = Applications(me, config.rounds, out=self._out, publish_voters=self._publish_voters)
+        self.ring = Ring(
+            me, config.ring, out=self._out, upcalls=self, verifier=verifier, stream=Stream(seed, "ring", me.id),
+            wall_offset=wall_offset,
+        )  # fmt: skip
+        self.forest = Forest(
+            me, config.tree, ring=self.ring, roles=self.apps, out=self._out, stream=Stream(seed, "tree", me.id),
+            restored=self._restored,
+        )  # fmt: skip
+        self.apps.forest = self.forest
+        self._commands: dict[type, Callable[[Any, int], None]] = {
+            Start: self._start,
+            Leave: lambda request, now: self._leave(now),
+            FindVoters: lambda request, now: self.ring.find_replicas(request.token, request.app, request.count, now),
+            Publish: lambda request, now: self.ring.publish(request.record, now),
+            Follow: lambda request, now: self.apps.follow(request.app, now),
+            Bind: lambda request, now: self.apps.bind(request.names, request.workers, now),
+            Trust: lambda request, now: self.apps.trust(request.owners, request.approved, now),
+        }
+
+    # ---- the machine ------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: int) -> list[Effect]:
+        """One step.  Raises UsageError for a command that nobody serves; never because of what a peer sent."""
+        self._dispatch(event, now)
+        loopback = self._out.loopback
+        while loopback:
+            message = loopback.pop(0)
+            self._received(self.me.id, message, now)
+        return self._out.drain()
+
+    def _dispatch(self, event: Event, now: int) -> None:
+        if isinstance(event, Received):
+            if not self.ring.handle(event, now):
+                self._received(event.peer, event.message, now)
+        elif isinstance(event, TimerFired):
+            if not self.ring.handle(event, now) and not self.forest.timer(event.timer, now):
+                self.apps.timer(event.timer, now)
+        elif isinstance(event, ComputeDone):
+            self.apps.jobs.done(event, now)
+        elif isinstance(event, Stored):
+            self.forest.stored(event.key, now)
+        elif isinstance(event, TransferDone | TransferFailed):
+            self.forest.holdings.handle(event, now)
+        elif isinstance(event, Command):
+            self._command(event.request, now)
+        else:
+            self.ring.handle(event, now)
+
+    def _received(self, peer: NodeId, message: Message | Routed, now: int) -> None:
+        if isinstance(message, Routed):
+            self.ring.handle(Received(peer, message), now)
+        elif not self.forest.received(peer, message, now):
+            self._out.penalize(peer, Code.UNEXPECTED, type(message).__name__)
+
+    def contact(self, peer: NodeId) -> Contact | None:
+        """How to reach ``peer``; the driver asks when it must dial."""
+        return self.ring.contact(peer)
+
+    # ---- commands ---------------------------------------------------------------------------------------------------
+
+    def _command(self, request: Any, now: int) -> None:
+        serve = self._commands.get(type(request))
+        if serve is None:
+            raise UsageError(f"a node does not know the command {type(request).__name__}")
+        serve(request, now)
+
+    def _start(self, request: Start, now: int) -> None:
+        """Take up what an earlier life knew, then enter the ring."""
+        for key, value in self._restored.items():
+            if key.startswith("record/"):
+                self.ring.publish(_records.decode(value), now)
+        self.ring.start(request.seeds, now)
+
+    def _leave(self, now: int) -> None:
+        for app in list(self.forest.groves):
+            self.forest.leave(app, now)
+        self.ring.leave(now)
+
+    # ---- upcalls of the ring ----------------------------------------------------------------------------------------
+
+    def intercept(self, key: bytes, origin: Contact, message: Message, now: int) -> Verdict | NodeId:
+        return self.forest.intercept(origin, message, now)
+
+    def deliver(self, key: bytes, origin: Contact, message: Message, now: int) -> None:
+        self.forest.deliver(message, now)
+
+    def peer_dead(self, peer: NodeId, why: str, silence: int, now: int) -> None:
+        self._out.emit(PeerDead(peer, why, silence))
+        self.forest.peer_dead(peer, now)
+
+    def leaves_changed(self, now: int) -> None:
+        self.forest.leaves_changed(now)
+
+    def ring_ready(self, now: int) -> None:
+        self._out.emit(RingReady())
+        self.forest.leaves_changed(now)
+
+    def replicas_found(self, token: int, contacts: tuple[Contact, ...], now: int) -> None:
+        self._out.emit(ReplicasFound(token, contacts))
+
+    def authorise(self, record: Record) -> bool:
+        if record.kind in (Kind.APP, Kind.STOP, Kind.VOTERS):
+            return self.apps.authorise(record)
+        return self._authorise is not None and self._authorise(record)
+
+    def record_changed(self, record: Record, now: int) -> None:
+        """News: durable here, then to whom it concerns."""
+        key = f"record/{record.kind}/{record.subject.hex()}"
+        value = _encoder.encode(record)
+        if self._restored.get(key) != value:
+            self._out.store(key, value)
+        self._out.emit(RecordChanged(record))
+        self.apps.record_changed(record, now)
+
+    # ---- for the roles ----------------------------------------------------------------------------------------------
+
+    def _publish_voters(self, head: Head, now: int) -> None:
+        """The newest head in outline, for those outside the tree.  Epoch and round make the version."""
+        record = sign_record(
+            self._signer,
+            kind=Kind.VOTERS,
+            subject=head.app,
+            version=(head.epoch << 32) | head.round,
+            expires=(now + self._wall_offset) // 1_000_000_000 + VOTERS_TTL,
+            body=_encoder.encode(head.outline()),
+        )
+        self.ring.publish(record, now)
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError on a state that no sequence of events may reach."""
+        self.ring.check_invariants()
+        self.forest.check_invariants()
