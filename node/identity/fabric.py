@@ -10,6 +10,9 @@ both, and all that it endorsed have to join again.
 
 Documents replace one another by ``serial``.  The order is total, so all nodes settle on the same one; an old document
 has a valid signature but is never news, which is what keeps a withdrawn authority withdrawn.
+
+What is signed is kept and passed on as the bytes that it was, so that a node verifies, and relays whole, a document to
+which a later version has added fields.
 """
 
 from __future__ import annotations
@@ -44,12 +47,18 @@ class FabricDocument(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Certificates (DER) under which endorsements count."""
     issuers: Annotated[tuple[Id, ...], msgspec.Meta(max_length=16)]
     """Nodes that may invite others and revoke those who are not issuers."""
-    serial: Annotated[int, msgspec.Meta(ge=1)]
-    signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+    serial: Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 
     @property
     def fingerprint(self) -> bytes:
         return fingerprint(self.owner)
+
+
+class SignedDocument(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A document as it is stored and sent."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_DOCUMENT)]
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
 def fingerprint(owner: bytes) -> bytes:
@@ -57,43 +66,53 @@ def fingerprint(owner: bytes) -> bytes:
     return hashlib.sha256(b"mycelia fabric\0" + owner).digest()
 
 
-def sign_document(document: FabricDocument, owner: Signer) -> FabricDocument:
-    """``document`` under the owner's name and signature.  Raises AuthError when an authority is malformed."""
-    for authority in document.authorities:
-        check_authority(authority)
-    unsigned = msgspec.structs.replace(document, owner=owner.public_key, signature=b"")
-    return msgspec.structs.replace(unsigned, signature=owner.sign(DOMAIN, encode_document(unsigned)))
+def sign_document(document: FabricDocument, owner: Signer) -> SignedDocument:
+    """``document`` under its owner's signature."""
+    assert document.owner == owner.public_key, "only the owner signs"
+    body = msgspec.msgpack.encode(document)
+    return SignedDocument(body, owner.sign(DOMAIN, body))
 
 
-def verify_document(document: FabricDocument, verifier: Verifier) -> None:
-    """Raise AuthError unless the owner that ``document`` names signed it and its authorities are well-formed."""
-    unsigned = msgspec.structs.replace(document, signature=b"")
-    if not verifier.verify(document.owner, DOMAIN, encode_document(unsigned), document.signature):
+def open_document(signed: SignedDocument, verifier: Verifier) -> FabricDocument:
+    """What ``signed`` says.
+
+    Raises CodecError when that is not a document, AuthError when the owner whom it names did not sign it or one of its
+    authorities is none.
+    """
+    try:
+        document = msgspec.msgpack.decode(signed.body, type=FabricDocument)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CodecError(f"not a fabric document: {error}") from None
+    if not verifier.verify(document.owner, DOMAIN, signed.body, signed.signature):
         raise AuthError("a fabric document that its owner did not sign")
     for authority in document.authorities:
         check_authority(authority)
+    return document
 
 
-def newest(held: FabricDocument, other: FabricDocument) -> FabricDocument:
-    """The one of two verified documents of one fabric that counts.  Raises AuthError when the owners differ."""
+def is_news(held: FabricDocument, other: FabricDocument) -> bool:
+    """Whether ``other`` replaces ``held``; both were opened.  Raises AuthError when they are of different fabrics.
+
+    Of two documents with one serial, which only a mistake of the owner makes, the larger counts, so that all agree.
+    """
     if held.owner != other.owner:
         raise AuthError("the document of another fabric")
-    return max(held, other, key=lambda document: (document.serial, document.signature))
+    return (other.serial, msgspec.msgpack.encode(other)) > (held.serial, msgspec.msgpack.encode(held))
 
 
 def is_issuer(document: FabricDocument, node: NodeId) -> bool:
     return node in document.issuers
 
 
-def encode_document(document: FabricDocument) -> bytes:
-    return msgspec.msgpack.encode(document)
+def encode_document(signed: SignedDocument) -> bytes:
+    return msgspec.msgpack.encode(signed)
 
 
-def decode_document(content: bytes) -> FabricDocument:
-    """Read a document; its signature is not checked here.  Raises LimitError, CodecError."""
-    if len(content) > MAX_DOCUMENT:
+def decode_document(content: bytes) -> SignedDocument:
+    """Read what :func:`encode_document` wrote; nothing is verified yet.  Raises LimitError, CodecError."""
+    if len(content) > MAX_DOCUMENT + 128:
         raise LimitError(f"a fabric document of {len(content)} bytes, the limit is {MAX_DOCUMENT}")
     try:
-        return msgspec.msgpack.decode(content, type=FabricDocument)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return msgspec.msgpack.decode(content, type=SignedDocument)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"not a fabric document: {error}") from None

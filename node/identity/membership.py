@@ -19,11 +19,12 @@ from .certificates import ONE_POSITION, Limits, public_key_of, verify_endorsemen
 from .credentials import Credentials, channel_credentials, roots_pem, server_credentials
 from .fabric import (
     FabricDocument,
+    SignedDocument,
     decode_document,
     encode_document,
-    newest,
+    is_news,
+    open_document,
     sign_document,
-    verify_document,
 )
 from .issuing import endorse, make_authority, make_leaf
 from .keys import Ed25519Verifier, Key
@@ -44,11 +45,13 @@ class Authority(msgspec.Struct, frozen=True, gc=False):
 class Membership:
     """What a daemon knows of itself.  Changed on the event loop only; :meth:`credentials` may be read on any thread."""
 
-    def __init__(self, key: Key, endorsement: bytes, document: FabricDocument, now: int) -> None:
-        """``endorsement`` is DER, ``document`` verified, ``now`` Unix seconds.
+    def __init__(self, key: Key, endorsement: bytes, signed: SignedDocument, now: int) -> None:
+        """``endorsement`` is DER, ``now`` Unix seconds.
 
-        Raises AuthError when ``endorsement`` is not for ``key`` or not under ``document``.
+        Raises AuthError or CodecError when ``signed`` is not a valid document, or ``endorsement`` is not for ``key`` or
+        not under that document.
         """
+        document = open_document(signed, Ed25519Verifier())
         if public_key_of(endorsement) != key.public_key:
             raise AuthError("an endorsement of another key")
         self.node: NodeId
@@ -57,6 +60,7 @@ class Membership:
         self.key = key
         self.endorsement = endorsement
         self.document = document
+        self.signed = signed
         self._credentials = Credentials(make_leaf(key, endorsement, now), roots_pem(document.authorities))
 
     def credentials(self) -> Credentials:
@@ -79,16 +83,17 @@ class Membership:
         self._credentials = msgspec.structs.replace(self._credentials, leaf=leaf)
         return True
 
-    def adopt(self, document: FabricDocument, state: StateDir) -> bool:
+    def adopt(self, signed: SignedDocument, state: StateDir) -> bool:
         """Follow a newer document of this fabric, durably; say whether it was newer.
 
-        Raises AuthError when it is not the owner's, StorageError when it cannot be stored (then the old one holds).
+        Raises AuthError or CodecError when it is not the owner's, StorageError when it cannot be stored; then the old
+        one holds.
         """
-        verify_document(document, Ed25519Verifier())
-        if newest(self.document, document) == self.document:
+        document = open_document(signed, Ed25519Verifier())
+        if not is_news(self.document, document):
             return False
-        write_file(state.fabric, encode_document(document))
-        self.document = document
+        write_file(state.fabric, encode_document(signed))
+        self.document, self.signed = document, signed
         self._credentials = msgspec.structs.replace(self._credentials, roots_pem=roots_pem(document.authorities))
         return True
 
@@ -96,22 +101,21 @@ class Membership:
     def load(cls, state: StateDir, now: int) -> Self:
         """The membership in ``state``.  Raises ConfigError naming the file that is missing or wrong."""
         key = Key.load(state.node_key)
-        document = load_document(state)
+        signed, _ = load_document(state)
         try:
-            return cls(key, read_file(state.node_certificate), document, now)
-        except AuthError as error:
+            return cls(key, read_file(state.node_certificate), signed, now)
+        except PeerError as error:
             raise ConfigError(
                 f"{state.node_certificate} does not make this node a member: {error}",
                 error.remedy or f"restore {state.root} from one backup, or join again with a new invitation",
             ) from None
 
     @classmethod
-    def enter(cls, state: StateDir, key: Key, endorsement: bytes, document: FabricDocument, now: int) -> Self:
-        """Make what a join brought durable.  Raises AuthError when it is inconsistent, StorageError."""
-        verify_document(document, Ed25519Verifier())
-        membership = cls(key, endorsement, document, now)
+    def enter(cls, state: StateDir, key: Key, endorsement: bytes, signed: SignedDocument, now: int) -> Self:
+        """Make what a join brought durable.  Raises AuthError or CodecError when it is inconsistent, StorageError."""
+        membership = cls(key, endorsement, signed, now)
         write_file(state.node_certificate, endorsement)
-        write_file(state.fabric, encode_document(document))
+        write_file(state.fabric, encode_document(signed))
         return membership
 
 
@@ -127,18 +131,19 @@ def found(state: StateDir, name: str, zone: int, now: int) -> Membership:
     owner, authority_key, key = Key.generate(), Key.generate(), node_key(state)
     authority = make_authority(authority_key, name, now)
     node = ring_id(zone, key.public_key)
-    document = sign_document(FabricDocument(name, zone, owner.public_key, (authority,), (node,), serial=1), owner)
+    document = FabricDocument(name, zone, owner.public_key, (authority,), (node,), serial=1)
     endorsement = Authority(authority_key, authority).endorse(key.public_key, zone, now)
     owner.save(state.owner_key)
     authority_key.save(state.authority_key)
     write_file(state.authority_certificate, authority)
-    return Membership.enter(state, key, endorsement, document, now)
+    return Membership.enter(state, key, endorsement, sign_document(document, owner), now)
 
 
 def require_newcomer(state: StateDir) -> None:
     """Raise UsageError when ``state`` belongs to a fabric already: an identity is never overwritten."""
     if state.is_member:
-        name = load_document(state).name
+        _, document = load_document(state)
+        name = document.name
         raise UsageError(f"{state.root} already belongs to fabric {name!r}", "use another state directory (-C DIR)")
 
 
@@ -151,16 +156,17 @@ def node_key(state: StateDir) -> Key:
     return key
 
 
-def load_document(state: StateDir) -> FabricDocument:
+def load_document(state: StateDir) -> tuple[SignedDocument, FabricDocument]:
     """The fabric's document in ``state``, verified.  Raises ConfigError."""
+    content = read_file(state.fabric)
     try:
-        document = decode_document(read_file(state.fabric))
-        verify_document(document, Ed25519Verifier())
+        signed = decode_document(content)
+        return signed, open_document(signed, Ed25519Verifier())
     except PeerError as error:
         raise ConfigError(
-            f"{state.fabric} is corrupt: {error}", "restore it from a backup or from another node"
+            f"{state.fabric} is corrupt: {error}",
+            "restore it from a backup, or copy it from another node of the fabric",
         ) from None
-    return document
 
 
 def load_authority(state: StateDir) -> Authority | None:
