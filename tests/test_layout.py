@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -50,14 +51,11 @@ def machines() -> dict[str, ast.Module]:
 
 def texts() -> Iterator[tuple[str, str]]:
     """Every text file that is, or is about to be, committed, but for this one, which has to name what it looks for."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=False,  # an unpacked archive is no repository
-        capture_output=True,
-        text=True,
-    )
-    names = listed.stdout.splitlines() if listed.returncode == 0 else list(modules())
+    names = list(modules())
+    if shutil.which("git") and (ROOT / ".git").exists():
+        listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(listing, cwd=ROOT, check=False, capture_output=True, text=True)
+        names = listed.stdout.splitlines() or names
     for name in names:
         path = ROOT / name
         if path.suffix not in {".bin", ".npz"} and path.is_file() and path != Path(__file__).resolve():
