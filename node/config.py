@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from fl.data.binding import Binding
 from protocol.errors import ConfigError
 
 STATE_ENV = "MYCELIA_STATE_DIR"
@@ -40,10 +41,8 @@ MAX_FILE = 1 << 20
 MAX_SOCKET_PATH = 107
 """Bytes that Linux leaves for the path of a unix socket."""
 
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,34 +110,6 @@ class WorkerSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataBinding:
-    """Local data offered to applications under a name. Data never leaves the node; only updates do."""
-
-    kind: Literal["digits", "npz", "csv"]
-    """Where samples come from: `digits` (8×8 digits shipped with the package), `npz` (a NumPy archive, one array per
-    field) or `csv` (a table with a header)."""
-    path: str = ""
-    """File of `npz` and `csv`, relative to the configuration file."""
-    columns: tuple[str, ...] = ()
-    """For `csv`: the feature columns, in order; they become field `x`. Default: all but the target."""
-    target: str = ""
-    """For `csv`: the column that becomes field `y`."""
-    partition: Literal["all", "iid", "dirichlet"] = "all"
-    """Which of the samples this node takes: `all`; or, to try a fabric on one data set, share number `part` of
-    `parts`, drawn evenly (`iid`) or with label skew (`dirichlet`)."""
-    part: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Number of this node's share, from 0."""
-    parts: Count = 1
-    """Number of shares."""
-    alpha: Annotated[float, msgspec.Meta(gt=0)] = 0.5
-    """For `dirichlet`: concentration. 0.1 leaves a node two or three labels, 100 is nearly even."""
-    seed: int = 0
-    """Seed of the partition; the same on all nodes, or shares overlap."""
-    holdout: Share = 0.2
-    """Share of the samples that is kept for evaluation and never trained on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrustSection:
     """Whose code may run here. It runs in a worker, but it sees the data that it trains on."""
 
@@ -192,7 +163,7 @@ class NodeConfig:
     node: NodeSection = field(default_factory=NodeSection)
     links: LinksSection = field(default_factory=LinksSection)
     worker: WorkerSection = field(default_factory=WorkerSection)
-    data: Mapping[str, DataBinding] = field(default_factory=lambda: types.MappingProxyType({}))
+    data: Mapping[str, Binding] = field(default_factory=lambda: types.MappingProxyType({}))
     trust: TrustSection = field(default_factory=TrustSection)
     storage: StorageSection = field(default_factory=StorageSection)
     log: LogSection = field(default_factory=LogSection)
@@ -216,19 +187,14 @@ class NodeConfig:
 
     @property
     def log_path(self) -> Path:
-        return self.state_dir / "log" / "mycelia.log"
-
-    def data_path(self, binding: DataBinding) -> Path:
-        """The file of ``binding``, which is written relative to the configuration file."""
-        base = self.source.parent if self.source else self.state_dir
-        return base / Path(binding.path).expanduser()
+        return self.state_dir / "logs" / "mycelia.log"
 
 
 SECTIONS: Mapping[str, type] = {
     "node": NodeSection,
     "links": LinksSection,
     "worker": WorkerSection,
-    "data": DataBinding,
+    "data": Binding,
     "trust": TrustSection,
     "storage": StorageSection,
     "log": LogSection,
@@ -279,9 +245,7 @@ def parse(text: str, file: Path) -> NodeConfig:
         if not isinstance(table, dict):
             raise ConfigError(f"{file}: {name} is a section, not a value", f"write [{name}] on a line of its own")
         if name == "data":
-            sections[name] = types.MappingProxyType(
-                {key: _section(file, f"data.{key}", DataBinding, value) for key, value in table.items()}
-            )
+            sections[name] = types.MappingProxyType({key: _binding(file, key, value) for key, value in table.items()})
         else:
             sections[name] = _section(file, name, SECTIONS[name], table)
     return NodeConfig(**sections)
@@ -299,6 +263,12 @@ def _read(file: Path) -> str:
         return content.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{file} is not UTF-8 text", "is it a configuration file?") from None
+
+
+def _binding(file: Path, name: str, table: object) -> Binding:
+    binding: Binding = _section(file, f"data.{name}", Binding, table)
+    # What is written beside the file means the same wherever the daemon was started.
+    return dataclasses.replace(binding, path=str(file.parent / Path(binding.path).expanduser()) if binding.path else "")
 
 
 def _section(file: Path, name: str, cls: type, table: object) -> Any:

@@ -21,7 +21,7 @@ _HEAD = """\
 
 A node reads one TOML file: `config.toml` in its state directory, or the file named by `--config` or `MYCELIA_CONFIG`.
 Every key has a default, so the file may be absent. An unknown key or a value of the wrong type is an error that names
-the key. The file is read when the daemon starts; change it, then `mycelia down` and `mycelia up`.
+the key. The file is read when the daemon starts; change it, then `mycelia stop` and `mycelia up`.
 
 The state directory is, first match wins: `-C DIR`, `MYCELIA_STATE_DIR`, `node.state_dir` of a file named by `--config`
 or `MYCELIA_CONFIG`, `$XDG_STATE_HOME/mycelia`, `~/.local/state/mycelia`. No other environment variable changes a
@@ -48,7 +48,7 @@ def markdown() -> str:
 
 
 def _section(name: str, cls: type) -> str:
-    title = "[data.NAME]" if cls is config.DataBinding else f"[{name}]"
+    title = "[data.NAME]" if name == "data" else f"[{name}]"
     docs = field_docs(cls)
     hints = typing.get_type_hints(cls, include_extras=True)
     lines = [f"## `{title}`", "", " ".join((cls.__doc__ or "").split()), ""]

@@ -34,7 +34,7 @@ REQUEST_TIMEOUT_S = 30.0
 class NotRunningError(TransportError):
     """No daemon answers on the control socket."""
 
-    exit_code = 7
+    exit_code = 8
 
 
 class ControlServer:
@@ -49,7 +49,7 @@ class ControlServer:
     async def start(self) -> None:
         """Bind the socket.  Raises UsageError when a daemon already answers there, ConfigError when it cannot be."""
         if await is_running(self._path):
-            raise UsageError(f"a daemon already answers on {self._path}", "stop it with `mycelia down`")
+            raise UsageError(f"a daemon already answers on {self._path}", "stop it with `mycelia stop`")
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

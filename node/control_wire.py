@@ -121,7 +121,7 @@ def decode_request(body: bytes) -> tuple[Method, tuple[Any, ...]]:
     if request.version != VERSION:
         raise VersionError(
             f"the command speaks control version {request.version}, the daemon {VERSION}",
-            "restart the daemon after an upgrade: mycelia down, then mycelia up",
+            "restart the daemon after an upgrade: mycelia stop, then mycelia up",
         )
     method = METHODS.get(request.method)
     if method is None:
@@ -156,5 +156,5 @@ def decode_reply(method: Method, body: bytes) -> tuple[str, Any]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(
             f"the daemon's answer to {method.name} makes no sense: {error}",
-            "restart the daemon after an upgrade: mycelia down, then mycelia up",
+            "restart the daemon after an upgrade: mycelia stop, then mycelia up",
         ) from None

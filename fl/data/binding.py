@@ -25,7 +25,9 @@ class Binding:
     partition: Literal["all", "iid", "dirichlet"] = "all"
     """Which samples this node takes: ``all``, or share ``part`` of ``parts``."""
     part: int = 0
+    """Number of this node's share, from 0."""
     parts: int = 1
+    """Number of shares that the data set is cut into; the same on all nodes."""
     alpha: float = 0.5
     """For ``dirichlet``: concentration of the label skew."""
     seed: int = 0

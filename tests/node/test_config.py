@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fl.data.binding import Binding
 from node import config
-from node.config import DataBinding, NodeConfig, load, parse
+from node.config import NodeConfig, load, parse
 from protocol.errors import ConfigError
 
 FILE = Path("config.toml")
@@ -48,7 +48,7 @@ def test_values_reach_their_fields() -> None:
     assert read.node.name == "ward-3"
     assert read.node.advertise == ("a.example:7447",)
     assert read.worker.nice == 19
-    assert read.data["digits"] == DataBinding(kind="digits", partition="dirichlet", part=3, parts=16, alpha=1)
+    assert read.data["digits"] == Binding(kind="digits", partition="dirichlet", part=3, parts=16, alpha=1)
 
 
 def test_a_misspelt_key_names_its_neighbour() -> None:
@@ -147,7 +147,6 @@ def test_a_socket_path_beyond_the_system_limit_is_refused_with_the_key_to_set(tm
 
 
 def test_data_paths_are_relative_to_the_file(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text('[data.w]\nkind = "csv"\npath = "w.csv"\n')
-    read = load(tmp_path, None, {})
-    assert read.data_path(read.data["w"]) == tmp_path / "w.csv"
-    assert read.data_path(DataBinding(kind="csv", path=f"{os.sep}abs.csv")) == Path("/abs.csv")
+    (tmp_path / "config.toml").write_text('[data.w]\nkind = "csv"\npath = "w.csv"\n[data.v]\nkind = "npz"\npath = "/v"')
+    data = load(tmp_path, None, {}).data
+    assert {name: binding.path for name, binding in data.items()} == {"w": str(tmp_path / "w.csv"), "v": "/v"}

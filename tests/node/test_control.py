@@ -124,7 +124,7 @@ def test_no_daemon_is_said_so(path: Path) -> None:
     with pytest.raises(NotRunningError, match="no daemon answers") as caught:
         asyncio.run(connect(path).status())
     assert caught.value.remedy == "start it with `mycelia up`"
-    assert caught.value.exit_code == 7
+    assert caught.value.exit_code == 8
 
 
 def test_a_socket_left_by_a_dead_daemon_is_replaced_and_a_living_one_is_not(path: Path) -> None:
