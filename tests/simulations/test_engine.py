@@ -1,3 +1,5 @@
+"""The engine: order, determinism, limits, and what a crash does to a host."""
+
 from __future__ import annotations
 
 import os

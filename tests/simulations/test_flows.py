@@ -1,3 +1,5 @@
+"""Transfers as flows: shared rates, resumption, and what happens when an end goes away."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Links between hosts: delay, loss, duplication, order, partitions."""
+
 from __future__ import annotations
 
 from typing import Any
