@@ -17,7 +17,7 @@ tightened when it is ours; a directory that holds other things is refused rather
     fabric            the fabric's signed document; written last of all, so its presence means "is a member"
     owner.key         only where the fabric was founded, and only until it is moved offline
     authority.key     only on issuers: signs certificates    authority.crt
-    incarnation       grows at every start
+    incarnation       grows at every start                   contacts      whom to dial after a restart
     core.db           durable keys of the protocol core      issuer.db    invitations, only on issuers
     artifacts/  logs/  config.toml  control.sock
 """
@@ -143,6 +143,10 @@ class StateDir:
     @property
     def fabric(self) -> Path:
         return self.root / "fabric"
+
+    @property
+    def contacts(self) -> Path:
+        return self.root / "contacts"
 
     @property
     def owner_key(self) -> Path:

@@ -21,10 +21,10 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from node.links.channels import split_address
 from protocol.errors import AuthError, CodecError, PeerError, TransportError, UsageError
 from protocol.messages import Contact
 
+from ..links.channels import split_address
 from .certificates import node_name, public_key_of, verify_endorsement
 from .credentials import join_client_context, join_probe_context, roots_pem
 from .fabric import FabricDocument, SignedDocument, is_issuer, open_document

@@ -16,9 +16,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from node.statedir import read_file, write_file
 from protocol.errors import ConfigError
 from protocol.signing import tagged
+
+from ..statedir import read_file, write_file
 
 PUBLIC_KEY_BYTES = 32
 

@@ -17,11 +17,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from node.links.channels import split_address
 from protocol.errors import ConfigError, PeerError, StorageError
 from protocol.ids import NodeId, ring_id, short
 from protocol.messages import Contact
 
+from ..links.channels import split_address
 from .credentials import join_server_context, load_leaf
 from .frames import (
     MAX_QUESTION,

@@ -11,10 +11,10 @@ from typing import Self
 import grpc
 import msgspec
 
-from node.statedir import StateDir, read_file, write_file
 from protocol.errors import AuthError, ConfigError, PeerError, UsageError
 from protocol.ids import NodeId, ring_id
 
+from ..statedir import StateDir, read_file, sync_directory, write_file, writing
 from .certificates import ONE_POSITION, Limits, public_key_of, verify_endorsement
 from .credentials import Credentials, channel_credentials, roots_pem, server_credentials
 from .fabric import (
@@ -145,6 +145,18 @@ def require_newcomer(state: StateDir) -> None:
         _, document = load_document(state)
         name = document.name
         raise UsageError(f"{state.root} already belongs to fabric {name!r}", "use another state directory (-C DIR)")
+
+
+def give_up(state: StateDir) -> None:
+    """Stop being a member, durably; hold the lock.  Keys stay, so that nothing is lost that only we have.
+
+    Raises StorageError.
+    """
+    with writing(state.root):
+        # The document first: without it the rest means nothing.
+        state.fabric.unlink(missing_ok=True)
+        state.node_certificate.unlink(missing_ok=True)
+        sync_directory(state.root)
 
 
 def node_key(state: StateDir) -> Key:
