@@ -49,6 +49,13 @@ MAX_CERTIFICATE = 2048
 
 _NOBODY = "invalid"
 """A host name that cannot exist (RFC 6761)."""
+_UNPARSABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
@@ -129,6 +136,7 @@ def verify_endorsement(intermediate: bytes, authorities: Sequence[bytes], now: i
     issuer = next((issuer for issuer in issuers if issuer.subject == certificate.issuer), None)
     if issuer is None:
         raise AuthError("a certificate of another fabric")
+    _check_depth(issuer, AUTHORITY_DEPTH)
     _check_signed(certificate, issuer)
     _check_window(issuer, now)
     _check_window(certificate, now)
@@ -158,8 +166,8 @@ def peer_of(auth_context: Mapping[str, Sequence[bytes]]) -> NodeId:
     if list(auth_context.get("transport_security_type", ())) != [b"ssl"] or len(pem) != 1:
         raise AuthError("a connection without a client certificate")
     try:
-        certificate = x509.load_pem_x509_certificate(pem[0])
-    except (ValueError, x509.InvalidVersion) as error:
+        certificate = _whole(x509.load_pem_x509_certificate(pem[0]))
+    except _UNPARSABLE as error:
         raise AuthError(f"not a certificate: {error}") from None
     return _node_of_leaf(certificate)
 
@@ -168,9 +176,16 @@ def _parse(der: bytes) -> x509.Certificate:
     if len(der) > MAX_CERTIFICATE:
         raise AuthError(f"a certificate of {len(der)} bytes, the limit is {MAX_CERTIFICATE}")
     try:
-        return x509.load_der_x509_certificate(der)
-    except (ValueError, x509.InvalidVersion) as error:
+        return _whole(x509.load_der_x509_certificate(der))
+    except _UNPARSABLE as error:
         raise AuthError(f"not a certificate: {error}") from None
+
+
+def _whole(certificate: x509.Certificate) -> x509.Certificate:
+    """Parse now what the library would otherwise parse, and raise on, wherever it is first used."""
+    _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.signature_algorithm_parameters
+    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.public_key()
+    return certificate
 
 
 def _extension(certificate: x509.Certificate, kind: type[E]) -> E:
@@ -178,8 +193,6 @@ def _extension(certificate: x509.Certificate, kind: type[E]) -> E:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         raise AuthError(f"a certificate without {kind.__name__}") from None
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise AuthError(f"a certificate with malformed extensions: {error}") from None
 
 
 def _check_signed(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
@@ -204,10 +217,7 @@ def _check_depth(certificate: x509.Certificate, depth: int) -> None:
 
 
 def _identity_key(certificate: x509.Certificate) -> bytes:
-    try:
-        key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
+    key = certificate.public_key()
     if not isinstance(key, Ed25519PublicKey):
         raise AuthError("a certificate whose key is not Ed25519")
     return key.public_bytes_raw()
@@ -228,10 +238,7 @@ def _node_of_intermediate(certificate: x509.Certificate) -> NodeId:
 
 
 def _node_of_leaf(certificate: x509.Certificate) -> NodeId:
-    try:
-        key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
+    key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise AuthError("a leaf whose key is not P-256")
     if _extension(certificate, x509.BasicConstraints).ca:
