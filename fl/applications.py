@@ -189,7 +189,7 @@ class Applications:
             self.forest.contribute(app_id, wave.id, None, now)
             return
         if app.coordinator is None:
-            self.status(app_id, "running", f"round {wave.id.round}", now)
+            self.status(app_id, "running", "", now)
         app.worker.opened(wave, order, True, now)
 
     def combine(self, app_id: AppId, wave: WaveId, parts: Sequence[Partial], now: int) -> None:

@@ -63,7 +63,7 @@ class Coordinator:
         beacon = self.spec.id + round_.to_bytes(8, "big")
         order = encode(Order(self._work, beacon))
         self._host.out.emit(WaveStarted(self.spec.id, self._wave))
-        self._host.status(self.spec.id, "running", f"round {round_}", now)
+        self._host.status(self.spec.id, "running", "", now)
         self._host.open_wave(self.spec.id, self._wave, self._head, order, self._contributors(), self._remaining(), now)
 
     def _contributors(self) -> tuple[NodeId, ...]:
