@@ -1,0 +1,122 @@
+"""Leaf members: nodes that can only dial out (DESIGN section 5).
+
+They are in nobody's table and own no keys.  They keep links to two full members: the active *gateway*, to which
+everything that they route goes, and a standby that carries nothing but a ping now and then.  When the active one dies
+the standby takes over at once and another is sought among the seeds and the leaf sets that gateways shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from protocol.ids import NodeId
+from protocol.messages import Contact
+
+from .join import TIMER, pause
+from .messages import LeafProbe, LeafReply
+from .view import View
+
+_CANDIDATES = 32
+_LEISURE = 16
+"""Rounds of back-off at which a standby is sought: the longest pause."""
+
+
+class Gateway:
+    """The attachment of a leaf member to the ring."""
+
+    __slots__ = ("_attempt", "_candidates", "_on_ready", "_tried", "_view", "active", "standby")
+
+    def __init__(self, view: View, on_ready: Callable[[int], None]) -> None:
+        self._view = view
+        self._on_ready = on_ready
+        self.active: NodeId | None = None
+        self.standby: NodeId | None = None
+        self._candidates: dict[NodeId, Contact] = {}
+        self._tried: dict[NodeId, int] = {}
+        self._attempt = 0
+
+    def start(self, now: int) -> None:
+        for seed in self._view.seeds:
+            self._propose(seed)
+        self._seek(now)
+
+    def _propose(self, contact: Contact) -> None:
+        if contact.id in self._candidates or self._view.foreign(contact) or len(self._candidates) >= _CANDIDATES:
+            return
+        self._candidates[contact.id] = contact
+
+    def _seek(self, now: int) -> None:
+        """Ask the candidate that was asked least recently, until there are two gateways."""
+        view = self._view
+        free = [peer for peer in self._candidates if peer not in (self.active, self.standby)]
+        if free and (self.active is None or self.standby is None):
+            self._attempt += 1
+            peer = min(free, key=lambda candidate: self._tried.get(candidate, -1))
+            self._tried[peer] = self._attempt
+            view.learn(self._candidates[peer])
+            view.out.send(peer, LeafProbe(view.me, ()))
+        rounds = self._attempt // max(len(free), 1) if self.active is None else _LEISURE
+        view.out.set_timer(TIMER, now + pause(view, rounds))
+
+    def contact(self, peer: NodeId) -> Contact | None:
+        return self._candidates.get(peer)
+
+    def on_timer(self, now: int) -> None:
+        self._seek(now)
+
+    def on_reply(self, peer: NodeId, message: LeafReply, now: int) -> None:
+        """A full member, ready itself, takes us."""
+        if message.sender.id != peer or not message.sender.dialable:
+            return
+        view = self._view
+        view.book.put(message.sender, direct=True)
+        view.ghosts.pop(peer)
+        self._candidates[peer] = message.sender
+        for contact in message.leaves:
+            self._propose(contact)
+        if self.active is None:
+            self._activate(peer, now)
+        elif self.standby is None and peer != self.active:
+            self.standby = peer
+            self._attend(now)
+        if self.standby is None:
+            self._seek(now)
+
+    def failed(self, peer: NodeId, now: int) -> None:
+        """A candidate could not be reached."""
+        first_round = self._attempt <= len(self._candidates)
+        if self.active is None and first_round and self._tried.get(peer) == self._attempt:
+            self._seek(now)
+
+    def _activate(self, peer: NodeId, now: int) -> None:
+        self.active = peer
+        self._attend(now)
+        if not self._view.ready:
+            self._view.ready = True
+            self._on_ready(now)
+
+    def _attend(self, now: int) -> None:
+        """Route by the active gateway and listen to both."""
+        self._view.uplink = None if self.active is None else self._candidates[self.active]
+        self._view.liveness.set_neighbours([peer for peer in (self.active, self.standby) if peer is not None], now)
+
+    def lost(self, peer: NodeId, now: int) -> None:
+        """``peer`` died."""
+        self._tried[peer] = self._attempt
+        if peer == self.standby:
+            self.standby = None
+        elif peer == self.active:
+            self.active = None
+            self._view.uplink = None
+            self._view.ready = False
+            if self.standby is not None:
+                standby, self.standby = self.standby, None
+                self._activate(standby, now)
+        else:
+            return
+        self._seek(now)
+
+    def stop(self) -> None:
+        self.active = self.standby = self._view.uplink = None
+        self._view.ready = False
+        self._view.out.cancel_timer(TIMER)

@@ -1,0 +1,158 @@
+"""How records spread: rumours for speed, anti-entropy for certainty (Demers et al., PODC 1987).
+
+News is pushed once by every node that hears it, to a few random peers and to both ring neighbours.  Whoever missed it
+finds out by the digest in a ping's answer: the node that asked sends the list of what it holds, gets what it lacks, and
+the other side asks back once.  An exchange with one peer happens at most every few seconds, and less and less often
+while it changes nothing, so that two tables that cannot become equal (clocks differ, one side refuses a record) do not
+talk for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from protocol.errors import Code
+from protocol.ids import NodeId
+
+from .config import RingConfig
+from .messages import MAX_RECORD_BODY, Record, RecordDigests, RecordPush
+from .records import RecordTable
+from .view import View
+
+_BATCH_BYTES = MAX_RECORD_BODY + 32 * 1024
+_BATCH = 256
+_RECORD_OVERHEAD = 192
+_PARTNERS = 64
+_BACK_OFF = 6
+
+
+class _Partner:
+    """Anti-entropy with one peer."""
+
+    __slots__ = ("asked", "fruitless", "served")
+
+    def __init__(self) -> None:
+        self.asked = -1
+        """When the last exchange began here, ns; -1: never."""
+        self.served = -1
+        """When a list of this peer was last answered."""
+        self.fruitless = 0
+        """Exchanges in a row that changed nothing here."""
+
+
+class Replication:
+    """Keeps this node's records equal to those of its peers."""
+
+    __slots__ = ("_partners", "_table", "_view", "_wall_offset")
+
+    def __init__(self, view: View, table: RecordTable, wall_offset: int) -> None:
+        self._view = view
+        self._table = table
+        self._wall_offset = wall_offset
+        self._partners: dict[NodeId, _Partner] = {}
+
+    def wall(self, now: int) -> int:
+        """Unix seconds."""
+        return (now + self._wall_offset) // 1_000_000_000
+
+    def publish(self, record: Record, now: int) -> bool:
+        """Take and spread a record of this node; False when it is not news here or may not be said."""
+        if self._table.put(record, self.wall(now), self._view.upcalls.authorise) is not True:
+            return False
+        self._spread([record], self._view.me.id)
+        self._view.upcalls.record_changed(record, now)
+        return True
+
+    # ---- rumours ----
+
+    def on_push(self, peer: NodeId, message: RecordPush, now: int) -> None:
+        view = self._view
+        news: list[Record] = []
+        for record in message.records:
+            verdict = self._table.put(record, self.wall(now), view.upcalls.authorise)
+            if verdict is True:
+                news.append(record)
+            elif isinstance(verdict, Code):
+                view.out.penalize(peer, verdict, f"record of kind {record.kind}")
+        partner = self._partners.get(peer)
+        if news and partner is not None:
+            partner.fruitless = 0
+        if news and not self._exchanging(partner, now):
+            # What anti-entropy brings is old news elsewhere.
+            self._spread(news, peer)
+        for record in news:
+            view.upcalls.record_changed(record, now)
+
+    def _exchanging(self, partner: _Partner | None, now: int) -> bool:
+        return partner is not None and partner.asked >= 0 and now - partner.asked < self._view.config.sync_period
+
+    def _spread(self, records: list[Record], source: NodeId) -> None:
+        view = self._view
+        peers = [contact.id for contact in view.leaves] + [contact.id for contact in view.table.entries()]
+        if not view.me.dialable:
+            peers += view.liveness.monitored
+        peers = [p for p in dict.fromkeys(peers) if p != source and view.usable(p)]
+        chosen = [contact.id for contact in view.leaves.neighbours() if contact.id in peers]
+        chosen += view.stream.sample(peers, view.config.rumour_fanout)
+        for peer in dict.fromkeys(chosen):
+            self._push(peer, records)
+
+    def _push(self, peer: NodeId, records: Sequence[Record]) -> None:
+        batch: list[Record] = []
+        size = total = 0
+        for record in records:
+            weight = len(record.body) + _RECORD_OVERHEAD
+            if total and total + weight > self._view.config.sync_bytes:
+                break
+            if batch and (size + weight > _BATCH_BYTES or len(batch) == _BATCH):
+                self._view.out.send(peer, RecordPush(tuple(batch)))
+                batch, size = [], 0
+            batch.append(record)
+            size += weight
+            total += weight
+        if batch:
+            self._view.out.send(peer, RecordPush(tuple(batch)))
+
+    # ---- anti-entropy ----
+
+    def compare(self, peer: NodeId, digest: bytes, now: int) -> None:
+        """``peer`` answered a ping with the digest of its records."""
+        if digest and digest != self._table.digest():
+            self.exchange(peer, now)
+
+    def exchange(self, peer: NodeId, now: int) -> None:
+        """Ask ``peer`` for what is missing here, unless that was done a moment ago."""
+        partner = self._partner(peer)
+        config: RingConfig = self._view.config
+        if partner.asked >= 0 and now - partner.asked < config.sync_period << min(partner.fruitless, _BACK_OFF):
+            return
+        partner.asked = now
+        partner.fruitless += 1
+        self._view.out.send(peer, RecordDigests(self._table.entries()))
+
+    def on_digests(self, peer: NodeId, message: RecordDigests, now: int) -> None:
+        partner = self._partner(peer)
+        if message.reply:
+            # It ends an exchange that we began; anybody else's would make us send for nothing.
+            if not self._exchanging(partner, now):
+                return
+        elif partner.served >= 0 and now - partner.served < self._view.config.sync_period // 2:
+            return
+        else:
+            partner.served = now
+        self._table.expire(self.wall(now))
+        lacking, theirs_newer = self._table.compare(message.entries)
+        self._push(peer, lacking)
+        if theirs_newer and not message.reply:
+            partner.asked = now
+            self._view.out.send(peer, RecordDigests(self._table.entries(), reply=True))
+
+    def _partner(self, peer: NodeId) -> _Partner:
+        partner = self._partners.pop(peer, None) or _Partner()
+        self._partners[peer] = partner
+        if len(self._partners) > _PARTNERS:
+            del self._partners[next(iter(self._partners))]
+        return partner
+
+    def expire(self, now: int) -> None:
+        self._table.expire(self.wall(now))

@@ -1,0 +1,417 @@
+"""One node's part in the ring of its zone: a Pastry overlay with consistent joins (``DESIGN`` section 6).
+
+The parts share one :class:`~dht.view.View` and stand in files of their own: ``tables`` and ``contacts`` (what is
+known), ``liveness`` (who is there), ``join`` and ``probing`` (becoming known), ``routing``, ``maintenance`` (staying
+closed), ``records`` and ``replication`` (what all agree on), ``lookup``, and ``gateway`` for nodes that can only dial
+out.  This module hands every event to the part that it concerns.
+
+A message is lost, late, repeated or a lie as it pleases: nothing is done only once (probes and searches repeat, ping
+digests and leaf-set exchanges find what was missed), nothing harms twice, and hearsay is checked before it is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from protocol.effects import Outbox
+from protocol.events import Event, LinkSample, PeerDown, PeerUp, Received, SendFailed, TimerFired
+from protocol.ids import NodeId
+from protocol.messages import Contact, Message, Routed
+from protocol.signing import Verifier
+from protocol.streams import Stream
+
+from . import join, liveness, maintenance
+from .config import RingConfig
+from .gateway import Gateway
+from .join import Joiner
+from .lookup import Lookup
+from .maintenance import Maintenance
+from .messages import (
+    FindReplicas,
+    Goodbye,
+    JoinRing,
+    LeafProbe,
+    LeafReply,
+    Ping,
+    Pong,
+    Record,
+    RecordDigests,
+    RecordPush,
+    Replicas,
+    RowShare,
+    Welcome,
+)
+from .ports import Upcalls
+from .probing import Prober
+from .records import RecordTable
+from .replication import Replication
+from .routing import Router
+from .view import View
+
+
+class Ring:
+    """Ring membership, routing, failure detection and records of one node."""
+
+    __slots__ = (
+        "_gateway",
+        "_joiner",
+        "_lookup",
+        "_maintenance",
+        "_prober",
+        "_replication",
+        "_router",
+        "_view",
+        "me",
+        "records",
+    )
+
+    def __init__(
+        self,
+        me: Contact,
+        config: RingConfig,
+        *,
+        out: Outbox,
+        upcalls: Upcalls,
+        verifier: Verifier,
+        stream: Stream,
+        wall_offset: int,
+    ) -> None:
+        self.me = me
+        self.records = RecordTable(config, verifier)
+        self._view = View(me, config, out, upcalls, stream, self.records.digest)
+        self._router = Router(self._view)
+        self._prober = Prober(self._view)
+        self._lookup = Lookup(self._view, self._router)
+        self._joiner = Joiner(self._view, self._prober, self._router, self._became_ready)
+        self._maintenance = Maintenance(self._view, self._prober, self._joiner, self._lookup)
+        self._replication = Replication(self._view, self.records, wall_offset)
+        self._gateway = None if me.dialable else Gateway(self._view, self._became_ready)
+
+    # ---- for the layers above ----
+
+    @property
+    def ready(self) -> bool:
+        """This node answers for keys (an outbound-only one: it has a gateway)."""
+        return self._view.ready
+
+    @property
+    def view(self) -> View:
+        """Tables and liveness, for diagnosis and tests."""
+        return self._view
+
+    def start(self, seeds: tuple[Contact, ...], now: int) -> None:
+        """Enter the ring through any of ``seeds``; with none, be the first."""
+        self._view.seeds = tuple(seed for seed in seeds if not self._view.foreign(seed))
+        if self._gateway is not None:
+            self._gateway.start(now)
+        else:
+            self._joiner.start(now)
+        self._maintenance.start(now)
+        self._settle(now)
+
+    def leave(self, now: int) -> None:
+        """Say goodbye to all who count on this node.  ``start`` may follow."""
+        view = self._view
+        for peer in dict.fromkeys([contact.id for contact in view.leaves] + view.liveness.monitored):
+            view.out.send(peer, Goodbye())
+        if self._gateway is not None:
+            self._gateway.stop()
+        else:
+            self._joiner.stop()
+        self._prober.clear()
+        self._maintenance.stop()
+
+    def route(self, key: bytes, message: Message, now: int) -> None:
+        """Send ``message`` from here towards whoever is closest to ``key``; may deliver here, at once."""
+        self._router.route(key, message, now)
+        self._settle(now)
+
+    def find_replicas(self, token: int, key: bytes, count: int, now: int) -> None:
+        """Ask who the ``count`` live daemons closest to ``key`` are; ``replicas_found(token, …)`` answers, with nobody
+        when the owner could not be reached."""
+        self._lookup.find(token, key, count, now)
+        self._settle(now)
+
+    def is_closest(self, key: bytes) -> bool:
+        """Is this node, as far as it knows, the live one closest to ``key``?"""
+        return self._router.is_closest(key)
+
+    def closest(self, key: bytes, count: int) -> list[Contact]:
+        """Live dialable contacts nearest to ``key``, this node included, nearest first."""
+        return self._view.closest(key, count)
+
+    def contact(self, peer: NodeId) -> Contact | None:
+        found = self._view.contact(peer)
+        if found is None and self._gateway is not None:
+            return self._gateway.contact(peer)
+        return found
+
+    def learn(self, contact: Contact) -> None:
+        self._view.learn(contact)
+
+    def alive(self, peer: NodeId) -> bool:
+        """Neither known to be dead nor suspected."""
+        return self._view.usable(peer)
+
+    def watch(self, peer: NodeId, purpose: str, now: int) -> None:
+        """Somebody above depends on ``peer``: find out within 3 s when it dies silently, until ``unwatch``."""
+        if peer != self.me.id:
+            self._view.liveness.watch(peer, purpose, now, linked=peer == self._view.current)
+
+    def unwatch(self, peer: NodeId, purpose: str) -> None:
+        self._view.liveness.unwatch(peer, purpose)
+
+    def publish(self, record: Record, now: int) -> bool:
+        """Put ``record`` into the fabric.  False when it is no news or may not be said by its signer."""
+        published = self._replication.publish(record, now)
+        self._settle(now)
+        return published
+
+    # ---- events ----
+
+    def handle(self, event: Event, now: int) -> bool:
+        """True when the event was the ring's alone; False when the layers above must see it too."""
+        handler = self._EVENTS.get(type(event))
+        if handler is None:
+            return False
+        mine: bool = handler(self, event, now)
+        self._settle(now)
+        return mine
+
+    def _settle(self, now: int) -> None:
+        self._view.tell(now)
+        self._maintenance.arm(now)
+
+    def _received(self, event: Received, now: int) -> bool:
+        peer, message = event.peer, event.message
+        view = self._view
+        view.current = peer
+        handler = self._MESSAGES.get(type(message))
+        if type(message) is Pong:
+            self._sample(peer, view.liveness.pong(peer, message.nonce, now))
+        view.liveness.heard(peer, now)
+        if view.ghosts and peer in view.ghosts and type(message) is not Goodbye:
+            self._revive(peer, now)
+        if handler is None:
+            return False
+        handler(self, peer, message, now)
+        return True
+
+    def _revive(self, peer: NodeId, now: int) -> None:
+        contact = self._view.revive(peer, now)
+        if contact is not None and contact.id in self._view.leaves:
+            self._prober.probe(contact, now)
+
+    def _sample(self, peer: NodeId, rtt: int | None) -> None:
+        """Proximity: a measured round trip may win a slot of the routing table."""
+        if rtt is None or rtt <= 0:
+            return
+        contact = self._view.contact(peer)
+        if contact is not None and not self._view.foreign(contact):
+            self._view.table.put(contact, rtt)
+
+    def _link_sample(self, event: LinkSample, now: int) -> bool:
+        self._sample(event.peer, event.rtt)
+        return False
+
+    def _timer_fired(self, event: TimerFired, now: int) -> bool:
+        self._view.current = b""
+        if self._view.liveness.lagged(event.due, now) and self._gateway is None:
+            self._joiner.revalidate(now)
+        handler = self._TIMERS.get(event.timer)
+        if handler is None:
+            return False
+        handler(self, now)
+        return True
+
+    def _peer_up(self, event: PeerUp, now: int) -> bool:
+        self._view.liveness.linked(event.peer, True)
+        return False
+
+    def _peer_down(self, event: PeerDown, now: int) -> bool:
+        if event.why == "idle":
+            self._view.liveness.linked(event.peer, False)
+        else:
+            self._lost(event.peer, event.why, now)
+        return False
+
+    def _lost(self, peer: NodeId, why: str, now: int) -> None:
+        """``peer`` is dead."""
+        self._view.bury(peer, why, now)
+        self._prober.drop(peer)
+        if self._gateway is not None:
+            self._gateway.lost(peer, now)
+        else:
+            self._joiner.settle(now)
+
+    def _send_failed(self, event: SendFailed, now: int) -> bool:
+        peer, message = event.peer, event.message
+        view = self._view
+        view.current = b""
+        if isinstance(message, Ping):
+            if view.liveness.refused(peer, now):
+                self._lost(peer, "refused", now)
+        elif isinstance(message, LeafProbe):
+            self._prober.failed(peer, now)
+            if self._gateway is not None:
+                self._gateway.failed(peer, now)
+            else:
+                self._joiner.settle(now)
+        elif isinstance(message, Routed):
+            self._reroute(peer, message, now)
+            return True
+        elif peer in view.leaves or view.table.get(peer) is not None:
+            view.liveness.suspect(peer, now)
+        return type(message) in self._MESSAGES
+
+    def _reroute(self, peer: NodeId, routed: Routed, now: int) -> None:
+        view = self._view
+        if view.contact(peer) is not None and peer not in view.ghosts:
+            view.liveness.suspect(peer, now)
+        if isinstance(routed.message, JoinRing):
+            if routed.origin.id == self.me.id:
+                self._joiner.failed(peer, now)
+            return
+        back = Routed(routed.key, routed.origin, routed.hops - 1, routed.message)
+        if isinstance(routed.message, FindReplicas):
+            self._lookup.on_request(back, now)
+        else:
+            self._router.forward(back, now)
+
+    # ---- messages ----
+
+    def _on_routed(self, peer: NodeId, routed: Routed, now: int) -> None:
+        if routed.hops == 1 and routed.origin.id != peer:
+            return
+        self._advance(peer, routed, now)
+
+    def _advance(self, peer: NodeId, routed: Routed, now: int) -> None:
+        message = routed.message
+        if isinstance(message, JoinRing):
+            self._joiner.on_request(peer, routed, message.joiner, now)
+        elif isinstance(message, FindReplicas):
+            self._lookup.on_request(routed, now)
+        else:
+            self._router.advance(routed, now)
+            self._router.repair_sender(peer, routed.key, now)
+
+    def _on_ping(self, peer: NodeId, message: Ping, now: int) -> None:
+        self._view.out.send(peer, Pong(message.nonce, self.records.digest()))
+
+    def _on_pong(self, peer: NodeId, message: Pong, now: int) -> None:
+        self._replication.compare(peer, message.digest, now)
+
+    def _on_leaf_probe(self, peer: NodeId, message: LeafProbe, now: int) -> None:
+        if self._gateway is None:
+            self._prober.on_probe(peer, message, now)
+
+    def _on_leaf_reply(self, peer: NodeId, message: LeafReply, now: int) -> None:
+        if self._gateway is not None:
+            self._gateway.on_reply(peer, message, now)
+        else:
+            self._prober.on_reply(peer, message, now)
+            self._joiner.settle(now)
+
+    def _on_join(self, peer: NodeId, message: JoinRing, now: int) -> None:
+        if self._gateway is None:
+            self._joiner.on_fellow(peer, message.joiner, now)
+
+    def _on_rows(self, peer: NodeId, message: RowShare, now: int) -> None:
+        if self._gateway is None:
+            self._joiner.on_rows(message, now)
+
+    def _on_welcome(self, peer: NodeId, message: Welcome, now: int) -> None:
+        if self._gateway is None:
+            self._joiner.on_welcome(peer, message, now)
+
+    def _on_goodbye(self, peer: NodeId, message: Goodbye, now: int) -> None:
+        self._lost(peer, "left", now)
+
+    def _on_replicas(self, peer: NodeId, message: Replicas, now: int) -> None:
+        self._lookup.on_answer(message, now)
+
+    def _on_records(self, peer: NodeId, message: RecordPush, now: int) -> None:
+        self._replication.on_push(peer, message, now)
+
+    def _on_digests(self, peer: NodeId, message: RecordDigests, now: int) -> None:
+        self._replication.on_digests(peer, message, now)
+
+    # ---- timers ----
+
+    def _on_live(self, now: int) -> None:
+        for peer, _ in self._view.liveness.tick(now):
+            self._lost(peer, "silent", now)
+
+    def _on_retry(self, now: int) -> None:
+        self._maintenance.on_retry(now)
+        if self._gateway is None:
+            self._joiner.settle(now)
+
+    def _on_care(self, now: int) -> None:
+        self._replication.expire(now)
+        self._maintenance.on_care(now)
+
+    def _on_heal(self, now: int) -> None:
+        self._maintenance.on_heal(now)
+
+    def _on_join_timer(self, now: int) -> None:
+        if self._gateway is not None:
+            self._gateway.on_timer(now)
+        else:
+            self._joiner.on_timer(now)
+
+    def _became_ready(self, now: int) -> None:
+        partners = [contact.id for contact in self._view.leaves.neighbours()]
+        if self._gateway is not None and self._gateway.active is not None:
+            partners = [self._gateway.active]
+        for peer in partners[:1]:
+            self._replication.exchange(peer, now)
+        self._view.upcalls.ring_ready(now)
+        for routed in self._router.release(now):
+            self._advance(routed.origin.id, routed, now)
+
+    # ---- invariants ----
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError when a table is out of order, over its bound, or holds a dead node."""
+        view = self._view
+        view.leaves.check()
+        view.table.check()
+        self.records.check()
+        assert len(view.book) <= view.config.book_size
+        assert len(view.ghosts) <= view.config.ghosts
+        for contact in (*view.leaves, *view.table.entries()):
+            assert contact.id not in view.ghosts, "a dead node is in a table"
+        if self._gateway is not None:
+            assert len(view.leaves) == 0, "a leaf member holds a leaf set"
+
+    _EVENTS: ClassVar[dict[type[Event], Callable[[Ring, Any, int], bool]]] = {
+        Received: _received,
+        TimerFired: _timer_fired,
+        PeerUp: _peer_up,
+        PeerDown: _peer_down,
+        SendFailed: _send_failed,
+        LinkSample: _link_sample,
+    }
+    _MESSAGES: ClassVar[dict[type[Any], Callable[[Ring, NodeId, Any, int], None]]] = {
+        Routed: _on_routed,
+        Ping: _on_ping,
+        Pong: _on_pong,
+        JoinRing: _on_join,
+        RowShare: _on_rows,
+        Welcome: _on_welcome,
+        LeafProbe: _on_leaf_probe,
+        LeafReply: _on_leaf_reply,
+        Goodbye: _on_goodbye,
+        Replicas: _on_replicas,
+        RecordPush: _on_records,
+        RecordDigests: _on_digests,
+    }
+    _TIMERS: ClassVar[dict[Any, Callable[[Ring, int], None]]] = {
+        liveness.TIMER: _on_live,
+        join.TIMER: _on_join_timer,
+        maintenance.RETRY: _on_retry,
+        maintenance.CARE: _on_care,
+        maintenance.HEAL: _on_heal,
+    }

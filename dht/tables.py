@@ -1,0 +1,303 @@
+"""The two tables of a Pastry node (Rowstron & Druschel, Middleware 2001, section 2.2).
+
+The *leaf set* holds the nodes with the nearest ids on either side; it decides who is closest to a key, so it holds
+only nodes that were heard from directly.  The *routing table* has a row per shared prefix length and a column per
+next digit; any node with the right prefix serves a slot, so the one with the lowest round trip is preferred
+(proximity neighbour selection, Castro, Druschel, Hu & Rowstron 2002).
+
+In a ring of fewer than 25 nodes the two sides of the leaf set overlap and cover the whole circle.  While a side is
+short because of deaths it is filled up with nodes from the far end of the other side, as if the ring were small;
+that costs a detour at worst, because whether a node *delivers* depends only on its two immediate neighbours.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+
+from protocol.ids import BASE, DIGITS, SUFFIX_BYTES, NodeId, closeness, digit, shared_prefix, suffix
+from protocol.messages import Contact
+
+SPACE = 1 << (SUFFIX_BYTES * 8)
+_MASK = SPACE - 1
+_HALF = SPACE >> 1
+
+
+class LeafSet:
+    """Up to ``width`` nearest contacts on each side of ``me``, by distance in that direction."""
+
+    __slots__ = ("_left", "_left_at", "_me", "_origin", "_right", "_right_at", "_snapshot", "_width")
+
+    def __init__(self, me: NodeId, width: int) -> None:
+        self._me = me
+        self._origin = suffix(me)
+        self._width = width
+        self._right: list[Contact] = []
+        self._right_at: list[int] = []
+        self._left: list[Contact] = []
+        self._left_at: list[int] = []
+        self._snapshot: tuple[Contact, ...] | None = ()
+
+    def _offset(self, identifier: bytes) -> int:
+        return (suffix(identifier) - self._origin) & _MASK
+
+    # ---- membership ----
+
+    def get(self, peer: NodeId) -> Contact | None:
+        offset = self._offset(peer)
+        right_at, left_at = self._right_at, self._left_at
+        i = bisect_left(right_at, offset)
+        if i < len(right_at) and right_at[i] == offset:
+            return self._right[i]
+        i = bisect_left(left_at, SPACE - offset)
+        if i < len(left_at) and left_at[i] == SPACE - offset:
+            return self._left[i]
+        return None
+
+    def __contains__(self, peer: NodeId) -> bool:
+        return self.get(peer) is not None
+
+    def __iter__(self) -> Iterator[Contact]:
+        return iter(self.snapshot())
+
+    def __len__(self) -> int:
+        return len(self.snapshot())
+
+    def snapshot(self) -> tuple[Contact, ...]:
+        """All members once each, the right side first; built when something changed, shared until then."""
+        if self._snapshot is None:
+            members = {contact.id: contact for contact in self._right}
+            for contact in self._left:
+                members.setdefault(contact.id, contact)
+            self._snapshot = tuple(members.values())
+        return self._snapshot
+
+    def fits(self, peer: NodeId, width: int = 0) -> bool:
+        """Would ``peer`` be (or is it) among the nearest ``width`` (default: all) of a side?"""
+        offset = self._offset(peer)
+        if offset == 0:
+            return False
+        width = width or self._width
+        right_at, left_at = self._right_at, self._left_at
+        return (
+            len(right_at) < width
+            or len(left_at) < width
+            or offset <= right_at[width - 1]
+            or SPACE - offset <= left_at[width - 1]
+        )
+
+    def missing(self, candidates: Sequence[Contact]) -> list[Contact]:
+        """Those of ``candidates`` that would enter if all of them did, members left out."""
+        strangers = {contact.id: contact for contact in candidates if self.get(contact.id) is None}
+        chosen: dict[NodeId, Contact] = {}
+        for at, sign in ((self._right_at, 1), (self._left_at, -1)):
+            ranked = sorted((sign * self._offset(peer) % SPACE, peer) for peer in strangers)
+            for i, (offset, peer) in enumerate(ranked):
+                if bisect_left(at, offset) + i >= self._width:
+                    break
+                chosen[peer] = strangers[peer]
+        return list(chosen.values())
+
+    def add(self, contact: Contact) -> bool:
+        """Insert or refresh; True when the membership changed."""
+        offset = self._offset(contact.id)
+        if offset == 0:
+            return False
+        right = self._insert(self._right, self._right_at, offset, contact)
+        left = self._insert(self._left, self._left_at, SPACE - offset, contact)
+        return right or left
+
+    def _insert(self, side: list[Contact], at: list[int], offset: int, contact: Contact) -> bool:
+        i = bisect_left(at, offset)
+        if i < len(at) and at[i] == offset:
+            if side[i] != contact:
+                side[i] = contact
+                self._snapshot = None
+            return False
+        if i >= self._width:
+            return False
+        at.insert(i, offset)
+        side.insert(i, contact)
+        del at[self._width :], side[self._width :]
+        self._snapshot = None
+        return True
+
+    def remove(self, peer: NodeId) -> bool:
+        """True when it was a member."""
+        offset = self._offset(peer)
+        removed = False
+        for side, at, where in (
+            (self._right, self._right_at, offset),
+            (self._left, self._left_at, SPACE - offset),
+        ):
+            i = bisect_left(at, where)
+            if i < len(at) and at[i] == where:
+                del at[i], side[i]
+                removed = True
+        if removed:
+            self._snapshot = None
+        return removed
+
+    # ---- geometry ----
+
+    @property
+    def overlaps(self) -> bool:
+        """Both sides together go round the whole ring."""
+        if not self._right_at or not self._left_at:
+            return not self._right_at and not self._left_at
+        return self._right_at[-1] + self._left_at[-1] >= SPACE
+
+    def covers(self, key: bytes) -> bool:
+        """Is ``key`` within the leaf set's range, so that the closest member is the closest node?"""
+        if self.overlaps:
+            return True
+        offset = self._offset(key)
+        return (
+            offset == 0
+            or bool(self._right_at and offset <= self._right_at[-1])
+            or bool(self._left_at and SPACE - offset <= self._left_at[-1])
+        )
+
+    def closest(self, key: bytes) -> Contact | None:
+        """The member closest to ``key``, or None when ``me`` is closer."""
+        offset = self._offset(key)
+        if offset == 0 or (not self._right_at and not self._left_at):
+            return None
+        if self._right_at and offset <= self._right_at[-1]:
+            side, i = self._right, bisect_left(self._right_at, offset)
+        else:
+            side, i = self._left, bisect_left(self._left_at, SPACE - offset)
+        best: Contact | None = None
+        best_rank = closeness(key, self._me)
+        candidates = side[max(i - 1, 0) : i + 1]
+        if i == len(side) and self._right:
+            candidates.append(self._right[-1])
+        for contact in candidates:
+            rank = closeness(key, contact.id)
+            if rank < best_rank:
+                best, best_rank = contact, rank
+        return best
+
+    def neighbours(self) -> tuple[Contact, ...]:
+        """The immediate neighbours: two, or one in a ring of two, or none."""
+        return self.nearest(1)
+
+    def nearest(self, width: int) -> tuple[Contact, ...]:
+        """The nearest ``width`` of each side, once each."""
+        members = {contact.id: contact for contact in self._right[:width]}
+        for contact in self._left[:width]:
+            members.setdefault(contact.id, contact)
+        return tuple(members.values())
+
+    def edges(self) -> tuple[Contact, ...]:
+        """The farthest true member of each side: whom to ask for more.  Members beyond half the ring are fillers."""
+        members: dict[NodeId, Contact] = {}
+        for side, at in ((self._right, self._right_at), (self._left, self._left_at)):
+            if side:
+                edge = side[max(bisect_left(at, _HALF) - 1, 0)]
+                members.setdefault(edge.id, edge)
+        return tuple(members.values())
+
+    def check(self) -> None:
+        """Raise AssertionError when a side is out of order, too long or at the wrong distances."""
+        for side, at, sign in ((self._right, self._right_at, 1), (self._left, self._left_at, -1)):
+            assert len(side) == len(at) <= self._width
+            assert at == sorted(at) and len(dict.fromkeys(at)) == len(at)
+            for contact, offset in zip(side, at, strict=True):
+                assert contact.dialable and contact.id != self._me
+                assert offset == sign * (suffix(contact.id) - self._origin) % SPACE
+
+
+class RoutingTable:
+    """Rows by shared prefix, columns by next digit; rows exist only from the first entry on."""
+
+    __slots__ = ("_me", "_rows", "_rtt")
+
+    def __init__(self, me: NodeId) -> None:
+        self._me = me
+        self._rows: list[list[Contact | None]] = []
+        self._rtt: dict[NodeId, int] = {}
+
+    def _place(self, peer: NodeId) -> tuple[int, int]:
+        row = shared_prefix(self._me, peer)
+        return row, digit(peer, row) if row < DIGITS else 0
+
+    def slot(self, row: int, column: int) -> Contact | None:
+        return self._rows[row][column] if row < len(self._rows) else None
+
+    def get(self, peer: NodeId) -> Contact | None:
+        entry = self.slot(*self._place(peer))
+        return entry if entry is not None and entry.id == peer else None
+
+    def rtt(self, peer: NodeId) -> int | None:
+        """Last measured round trip of an entry, ns."""
+        return self._rtt.get(peer)
+
+    def put(self, contact: Contact, rtt: int | None = None) -> bool:
+        """Take ``contact`` when its slot is free, is its own, or is held by a node measured to be farther.
+
+        False when the slot stays with another node: the caller may measure ``contact`` and try again.
+        """
+        row, column = self._place(contact.id)
+        if row >= DIGITS:
+            return True
+        holder = self.slot(row, column)
+        if holder is not None and holder.id != contact.id:
+            incumbent = self._rtt.get(holder.id)
+            # An eighth of hysteresis: two equal candidates must not displace each other for ever.
+            if rtt is None or incumbent is None or rtt * 8 >= incumbent * 7:
+                return False
+            del self._rtt[holder.id]
+        while len(self._rows) <= row:
+            self._rows.append([None] * BASE)
+        self._rows[row][column] = contact
+        if rtt is not None:
+            self._rtt[contact.id] = rtt
+        return True
+
+    def measured(self, peer: NodeId, rtt: int) -> None:
+        """Note the round trip of an entry."""
+        if self.get(peer) is not None:
+            self._rtt[peer] = rtt
+
+    def remove(self, peer: NodeId) -> bool:
+        row, column = self._place(peer)
+        holder = self.slot(row, column)
+        if holder is None or holder.id != peer:
+            return False
+        self._rows[row][column] = None
+        self._rtt.pop(peer, None)
+        while self._rows and not any(self._rows[-1]):
+            self._rows.pop()
+        return True
+
+    def row(self, row: int) -> list[Contact]:
+        return [entry for entry in self._rows[row] if entry is not None] if row < len(self._rows) else []
+
+    def entries(self, first_row: int = 0) -> Iterator[Contact]:
+        """All contacts that share at least ``first_row`` digits with us."""
+        for row in self._rows[first_row:]:
+            for entry in row:
+                if entry is not None:
+                    yield entry
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.entries())
+
+    def closest(self, key: bytes, usable: Callable[[NodeId], bool]) -> Contact | None:
+        """The rare case: an entry with no shorter shared prefix than ours that is numerically closer to ``key``."""
+        best: Contact | None = None
+        best_rank = closeness(key, self._me)
+        for entry in self.entries(shared_prefix(self._me, key)):
+            rank = closeness(key, entry.id)
+            if rank < best_rank and usable(entry.id):
+                best, best_rank = entry, rank
+        return best
+
+    def check(self) -> None:
+        """Raise AssertionError when an entry sits in a slot that is not its own."""
+        for r, row in enumerate(self._rows):
+            assert len(row) == BASE
+            for c, entry in enumerate(row):
+                assert entry is None or (entry.dialable and self._place(entry.id) == (r, c))
+        assert all(self.get(peer) is not None for peer in self._rtt)

@@ -1,0 +1,185 @@
+"""What this node believes about the ring: who is in it, where they are, and who has gone.
+
+All parts of the ring share one view.  Only a node that was heard from directly enters the leaf set; hearsay may fill
+an empty slot of the routing table, where a mistake costs a detour and not a wrong owner.  Whoever is declared dead is
+in no table from then on and becomes a ghost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from protocol.ids import NodeId, closeness, zone_of
+from protocol.messages import Contact
+
+from .contacts import AddressBook, Ghosts, supersedes
+from .liveness import Liveness
+from .tables import LeafSet, RoutingTable
+
+if TYPE_CHECKING:
+    from protocol.effects import Outbox
+    from protocol.streams import Stream
+
+    from .config import RingConfig
+    from .ports import Upcalls
+
+
+class View:
+    """Tables, addresses, ghosts and liveness of one node."""
+
+    __slots__ = (
+        "_zone",
+        "book",
+        "changed",
+        "config",
+        "current",
+        "ghosts",
+        "leaves",
+        "liveness",
+        "lost_leaf",
+        "lost_neighbour",
+        "me",
+        "out",
+        "ready",
+        "seeds",
+        "stream",
+        "table",
+        "upcalls",
+        "uplink",
+    )
+
+    def __init__(
+        self,
+        me: Contact,
+        config: RingConfig,
+        out: Outbox,
+        upcalls: Upcalls,
+        stream: Stream,
+        digest: Callable[[], bytes],
+    ) -> None:
+        self.me = me
+        self.config = config
+        self.out = out
+        self.upcalls = upcalls
+        self.stream = stream
+        self.ready = False
+        self.leaves = LeafSet(me.id, config.leaf_side)
+        self.table = RoutingTable(me.id)
+        self.book = AddressBook(config.book_size)
+        self.ghosts = Ghosts(config.ghosts, config.ghost_life)
+        self.liveness = Liveness(me.id, config, out, stream.bits(), digest)
+        self.seeds: tuple[Contact, ...] = ()
+        self.current: NodeId = b""
+        """Whose message is being handled: it is certainly there."""
+        self.changed = False
+        """The leaf set changed and the layers above were not told yet."""
+        self.lost_leaf = False
+        """A member of the leaf set died and nobody was asked for another yet (``maintenance``)."""
+        self.lost_neighbour = False
+        """The same of an immediate neighbour: it is for us to tell the others."""
+        self.uplink: Contact | None = None
+        """The gateway of a leaf member."""
+        self._zone = zone_of(me.id)
+
+    # ---- questions ----
+
+    def contact(self, peer: NodeId) -> Contact | None:
+        """The best known addresses of ``peer``: what it said itself, then hearsay."""
+        found = self.leaves.get(peer) or self.book.get(peer) or self.table.get(peer)
+        if found is not None:
+            return found
+        ghost = self.ghosts.get(peer)
+        if ghost is not None:
+            return ghost.contact
+        return next((seed for seed in self.seeds if seed.id == peer), None)
+
+    def usable(self, peer: NodeId) -> bool:
+        """May something be routed to ``peer``?"""
+        return not self.liveness.suspected(peer) and peer not in self.ghosts
+
+    def closest(self, key: bytes, count: int) -> list[Contact]:
+        """Live dialable contacts nearest to ``key``, this node included, as far as this node knows."""
+        known = {contact.id: contact for contact in self.leaves}
+        if not self.leaves.covers(key):
+            known |= {contact.id: contact for contact in self.table.entries()}
+        nearest = [contact for contact in known.values() if self.usable(contact.id)]
+        if self.me.dialable:
+            nearest.append(self.me)
+        nearest.sort(key=lambda contact: closeness(key, contact.id))
+        return nearest[:count]
+
+    def foreign(self, contact: Contact) -> bool:
+        """Not somebody who can be in our tables."""
+        return contact.id == self.me.id or not contact.dialable or zone_of(contact.id) != self._zone
+
+    def barred(self, contact: Contact) -> bool:
+        """A ghost, of whom hearsay brings nothing new."""
+        ghost = self.ghosts.get(contact.id)
+        return ghost is not None and not supersedes(contact, ghost.contact)
+
+    # ---- news ----
+
+    def learn(self, contact: Contact) -> None:
+        """Hearsay: remember the address, nothing else."""
+        if contact.id != self.me.id and contact.id not in self.leaves:
+            self.book.put(contact)
+
+    def consider(self, contact: Contact) -> None:
+        """Hearsay: a candidate for the routing table."""
+        if not self.foreign(contact) and not self.barred(contact):
+            self.table.put(contact)
+
+    def confirm(self, contact: Contact, now: int) -> None:
+        """``contact`` itself said so, over its own link."""
+        peer = contact.id
+        self.note_life(contact, now)
+        self.ghosts.pop(peer)
+        if self.foreign(contact):
+            self.book.put(contact, direct=True)
+            return
+        self.book.forget(peer)
+        self.table.put(contact)
+        if self.leaves.add(contact):
+            self._leaves_changed(now)
+        elif peer not in self.leaves and self.table.get(peer) is None:
+            self.book.put(contact, direct=True)
+
+    def note_life(self, contact: Contact, now: int) -> None:
+        """A watched peer in a later life has lost what its watchers relied on: tell them that it died."""
+        known = self.contact(contact.id)
+        if known is not None and 0 < known.incarnation < contact.incarnation and self.liveness.watched(contact.id):
+            self.bury(contact.id, "closed", now)
+
+    def revive(self, peer: NodeId, now: int) -> Contact | None:
+        """A ghost spoke.  Its contact, unless it had left for good and only an old message of it was late."""
+        ghost = self.ghosts.get(peer)
+        if ghost is None or ghost.final:
+            return None
+        self.confirm(ghost.contact, now)
+        return ghost.contact
+
+    def bury(self, peer: NodeId, why: str, now: int) -> None:
+        """``peer`` is dead: out of all tables, and those above are told."""
+        contact = self.contact(peer)
+        silence = self.liveness.forget(peer, now)
+        self.table.remove(peer)
+        self.book.forget(peer)
+        if contact is not None:
+            self.ghosts.add(contact, now, final=why in ("left", "revoked"))
+        near = any(peer == neighbour.id for neighbour in self.leaves.neighbours())
+        if self.leaves.remove(peer):
+            self.lost_leaf = True
+            self.lost_neighbour |= near
+            self._leaves_changed(now)
+        self.upcalls.peer_dead(peer, why, silence, now)
+
+    def _leaves_changed(self, now: int) -> None:
+        self.changed = True
+        self.liveness.set_neighbours([contact.id for contact in self.leaves.neighbours()], now)
+
+    def tell(self, now: int) -> None:
+        """Pass a change of the leaf set on, once per step."""
+        if self.changed:
+            self.changed = False
+            self.upcalls.leaves_changed(now)
