@@ -1,7 +1,8 @@
 """Disks: a write is durable only some time after it was asked for.
 
 Writes of one host become durable in order.  A crash loses what had not been acknowledged, except that a prefix of it
-may have reached the platter all the same: a protocol must live with "not stored", "stored" and "stored, but I never heard".
+may have reached the platter all the same: a protocol must live with "not stored", "stored" and "stored, but I never
+heard".
 """
 
 from __future__ import annotations
@@ -39,14 +40,6 @@ class Disk:
         self.scale = 1.0
         """Slows down every write."""
 
-    def commit(self) -> str:
-        """Make the oldest pending write durable; returns its key."""
-        key, value = self.pending.popleft()
-        if value is None:
-            self.durable.pop(key, None)
-        else:
-            self.durable[key] = value
-        return key
 
 
 class Disks:
@@ -59,6 +52,8 @@ class Disks:
         self._config = config
         self._draw = dice(seed, "disk").random
         self._deliver = deliver
+        self.on_durable: list[Callable[[Host, str, bytes | None], None]] = []
+        """Called with (host, key, value) for each write at the moment at which a crash cannot undo it any more."""
 
     def store(self, host: Host, key: str, value: bytes | None) -> None:
         """Begin a write; ``Stored(key)`` follows when it is durable."""
@@ -76,11 +71,22 @@ class Disks:
         if disk is None:
             return
         for _ in range(int((len(disk.pending) + 1) * self._draw())):
-            disk.commit()
+            self._commit(host, disk)
         disk.pending.clear()
         disk.free_at = 0
 
     def _written(self, host: Host, boot: int) -> None:
         if host.boot == boot and host.core is not None:
             assert host.disk is not None
-            self._deliver(host, Stored(host.disk.commit()))
+            self._deliver(host, Stored(self._commit(host, host.disk)))
+
+    def _commit(self, host: Host, disk: Disk) -> str:
+        """Make the oldest pending write durable; returns its key."""
+        key, value = disk.pending.popleft()
+        if value is None:
+            disk.durable.pop(key, None)
+        else:
+            disk.durable[key] = value
+        for watch in self.on_durable:
+            watch(host, key, value)
+        return key

@@ -36,7 +36,7 @@ Hook = Callable[[int, Host, ev.Event, list[fx.Effect]], None]
 """Called with (now, node, event, effects) after the effects were executed."""
 
 Tap = Callable[[int, Host, Any], None]
-"""Called with (now, node, message or notice) before it goes out."""
+"""Called with (now, node, ``Send`` or ``Emit`` effect) before it is executed."""
 
 BACKLOG_LIMIT = 65536
 """Events that wait for a frozen process; its sockets hold no more."""
@@ -123,7 +123,7 @@ class Engine:
         return hasher.hexdigest()
 
     def tap(self, kind: type, tap: Tap) -> None:
-        """Show ``tap`` every message of type ``kind`` that is sent directly, or every such notice."""
+        """Show ``tap`` every effect that sends a message of type ``kind`` directly, or emits such a notice."""
         self.taps.setdefault(kind, []).append(tap)
 
     # ---- hosts ----
@@ -238,7 +238,7 @@ class Engine:
         taps = self.taps.get(message.__class__)
         if taps is not None:
             for tap in taps:
-                tap(self.schedule.now, host, message)
+                tap(self.schedule.now, host, effect)
         self.links.send(host, effect.peer, message)
 
     # ---- effects ----
@@ -312,7 +312,7 @@ class Engine:
 
     def _emit(self, host: Host, effect: fx.Emit) -> None:
         for tap in self.taps.get(effect.notice.__class__, ()):
-            tap(self.schedule.now, host, effect.notice)
+            tap(self.schedule.now, host, effect)
 
     def _penalize(self, host: Host, effect: fx.Penalize) -> None:
         self.penalties[effect.code] += 1

@@ -153,7 +153,7 @@ def test_taps_and_hooks_see_what_goes_out() -> None:
     lab = Lab(2)
     tapped: list[tuple[int, int, object]] = []
     hooked: list[tuple[type, int]] = []
-    lab.engine.tap(Ping, lambda now, host, message: tapped.append((now, host.index, message)))
+    lab.engine.tap(Ping, lambda now, host, effect: tapped.append((now, host.index, effect.message)))
 
     def hook(now: int, host: Host, event: ev.Event, effects: list[fx.Effect]) -> None:
         hooked.append((type(event), len(effects)))

@@ -1,0 +1,31 @@
+"""What must never happen, and what must have happened in the end.
+
+Each checker watches a run from outside: the messages that leave, the writes that become durable, the state of cores at
+intervals.  What it finds it reports as a :class:`Violation`; it changes nothing.
+"""
+
+from __future__ import annotations
+
+from ..world import World
+from .base import Checker, Report, Violation
+from .bounds import Bounds
+from .heads import Heads
+from .liveness import Liveness
+from .rings import Rings
+from .trees import Trees
+from .waves import Waves
+
+__all__ = ["Bounds", "Checker", "Heads", "Liveness", "Report", "Rings", "Trees", "Violation", "Waves", "attach"]
+
+
+def attach(world: World, report: Report, *, exact: bool) -> tuple[Heads, list[Checker]]:
+    """All checkers, watching ``world``.  ``exact``: contributions are integers, so that sums can be recomputed."""
+    heads = Heads(world, report, exact=exact)
+    others: list[Checker] = [
+        Waves(world, report, heads, exact=exact),
+        Trees(world, report),
+        Rings(world, report),
+        Bounds(world, report),
+        Liveness(world, report, heads),
+    ]
+    return heads, [heads, *others]

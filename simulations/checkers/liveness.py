@@ -1,0 +1,76 @@
+"""What must have happened in the end: whoever could finish has finished, and nobody else claims to have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fl.notices import StatusChanged
+from protocol.ids import AppId, short
+from pubsub.messages import Head
+
+from ..host import Host
+from ..world import Submission, World
+from .base import Report
+from .heads import Heads
+
+
+class Liveness:
+    """Compares what the applications did with what the survivors allowed."""
+
+    def __init__(self, world: World, report: Report, heads: Heads) -> None:
+        self._world, self._report, self._heads = world, report, heads
+        self._status: dict[tuple[AppId, int], str] = {}
+        world.engine.tap(StatusChanged, self._changed)
+
+    def _changed(self, now: int, host: Host, effect: Any) -> None:
+        self._status[effect.notice.app, host.index] = effect.notice.status
+
+    def sample(self, now: int) -> None:
+        """Only the end counts."""
+
+    def finish(self, now: int) -> None:
+        """Every application is finished, or has lost the majority of its voters and says so."""
+        for submission in self._world.submissions:
+            spec = submission.spec
+            if spec is None:
+                self._report.add("submitted", now, f"{submission.data} never found its voters")
+                continue
+            finished = self.finished(submission)
+            if self.can_finish(submission):
+                self._report.require(finished, "finishes", now, self._describe(submission))
+            elif not finished:
+                self._report.require(
+                    self.stalled(submission), "says-stalled", now, f"{short(spec.id)} has no majority and nobody says so"
+                )
+
+    def finished(self, submission: Submission) -> bool:
+        chain = self._heads.chains.get(submission.app)
+        return chain is not None and chain.finished
+
+    def can_finish(self, submission: Submission) -> bool:
+        """A majority of the newest voters runs, and enough workers do."""
+        head = self._newest(submission)
+        voters = head.voters if head is not None else submission.spec.voters if submission.spec is not None else ()
+        workers = sum(self._world.members[index] in self._world.running() for index in submission.workers)
+        return self._world.has_majority(voters) and workers >= self._world.scenario.applications.min_workers
+
+    def settled(self) -> bool:
+        """Nothing is left to wait for."""
+        return all(self.finished(s) or not self.can_finish(s) for s in self._world.submissions)
+
+    def stalled(self, submission: Submission) -> bool:
+        """Some running node reports it stalled."""
+        return any(
+            app == submission.app and status == "stalled" and self._world.engine.hosts[index].alive
+            for (app, index), status in self._status.items()
+        )
+
+    def _newest(self, submission: Submission) -> Head | None:
+        chain = self._heads.chains.get(submission.app)
+        return chain.newest if chain is not None else None
+
+    def _describe(self, submission: Submission) -> str:
+        head = self._newest(submission)
+        reached = "no round" if head is None else f"head {head.order}"
+        statuses = sorted({status for (app, _), status in self._status.items() if app == submission.app})
+        return f"{short(submission.app)} has voters and workers but is at {reached}; its nodes say {statuses}"

@@ -1,0 +1,155 @@
+"""Fault plans: what goes wrong, drawn from the seed before the run starts.
+
+A plan is a list of moments at which something breaks and of moments at which it mends.  Everything mends at the end of
+the window at the latest, except for hosts that never come back.  Only the choice of *which* root is hit waits for the
+moment itself, since nobody knows before who that will be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocol.streams import Stream
+
+from .host import Host
+from .network import Cut, Noise
+from .scenario import Faults, ns
+
+
+class Target(Protocol):
+    """What a plan is carried out on: ``world.World``."""
+
+    def crash(self, host: Host, *, power: bool, keep_disk: bool) -> None: ...
+
+    def restart(self, host: Host) -> None: ...
+
+    def replace(self, host: Host) -> None:
+        """A machine with a new key takes over the data and the place of ``host``, whose disk is lost."""
+        ...
+
+    def freeze(self, host: Host) -> None: ...
+
+    def thaw(self, host: Host) -> None: ...
+
+    def cut(self, cut: Cut) -> None: ...
+
+    def heal(self, cut: Cut) -> None: ...
+
+    def noise(self, noise: Noise | None) -> None: ...
+
+    def slow(self, host: Host, *, disk: float, compute: float) -> None:
+        """Factors by which the host's writes and computations take longer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that happens once.  ``carry_out`` is called when its time has come."""
+
+    kind: str
+    host: int = -1
+    """Index of the member that it hits; -1 for whoever is root, or for no one in particular."""
+    cut: Cut | None = None
+    noise: Noise | None = None
+
+    def carry_out(self, target: Target, victim: Host | None) -> None:
+        """Do it to ``target``; ``victim`` is the host that it hits, if any."""
+        if self.cut is not None:
+            (target.cut if self.kind != "heal" else target.heal)(self.cut)
+        elif self.kind in ("noise", "quiet"):
+            target.noise(self.noise)
+        elif victim is not None:
+            _STRIKES[self.kind](target, victim)
+
+
+_STRIKES = {
+    "crash": lambda target, host: target.crash(host, power=False, keep_disk=True),
+    "power": lambda target, host: target.crash(host, power=True, keep_disk=True),
+    "wipe": lambda target, host: target.crash(host, power=False, keep_disk=False),
+    "return": lambda target, host: target.restart(host),
+    "replace": lambda target, host: target.replace(host),
+    "freeze": lambda target, host: target.freeze(host),
+    "thaw": lambda target, host: target.thaw(host),
+    "slow-disk": lambda target, host: target.slow(host, disk=100.0, compute=1.0),
+    "slow-compute": lambda target, host: target.slow(host, disk=1.0, compute=10.0),
+    "full-speed": lambda target, host: target.slow(host, disk=1.0, compute=1.0),
+}
+
+
+class FaultPlan:
+    """All faults of one run, in no particular order, with the time of each after the start of the window."""
+
+    def __init__(self, faults: Faults, hosts: int, seed: int) -> None:
+        self.window = ns(faults.duration_s)
+        self.entries: list[tuple[int, Fault]] = []
+        self.pairs: list[tuple[int, int, str, str]] = []
+        """(strike, mend, kind of strike, kind of mending) of what hits whoever is root at the time."""
+        self._faults = faults
+        self._hosts = hosts
+        self._stream = Stream(seed, "faults")
+        self._draw_crashes()
+        self._draw_freezes()
+        self._draw_cuts()
+        self._draw_slowness()
+        if faults.loss or faults.duplicate or faults.reorder:
+            noise = Noise(faults.loss, faults.duplicate, faults.reorder)
+            self.entries += [(0, Fault("noise", noise=noise)), (self.window, Fault("quiet"))]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Names of the kinds of fault in this plan, mendings left out."""
+        names = {fault.kind for _, fault in self.entries} | {kind for _, _, kind, _ in self.pairs}
+        return sorted(names - {"return", "replace", "thaw", "heal", "quiet", "full-speed"})
+
+    def _when(self) -> int:
+        return self._stream.below(max(self.window, 1))
+
+    def _length(self, mean_s: float) -> int:
+        """Between a fifth and nine fifths of the mean."""
+        return int(ns(mean_s) * self._stream.uniform(0.2, 1.8))
+
+    def _draw_crashes(self) -> None:
+        faults, stream = self._faults, self._stream
+        if faults.crash_root:
+            when = self._when()
+            self.pairs.append((when, min(when + self._length(faults.return_s), self.window), "crash", "return"))
+        for index in stream.sample(range(self._hosts), round(faults.crash_share * self._hosts)):
+            when = self._when()
+            later = min(when + self._length(faults.return_s), self.window)
+            wiped = stream.uniform() < faults.replace_share
+            kind = "power" if stream.uniform() < faults.power_share else "crash"
+            returns = stream.uniform() < faults.return_share
+            if wiped:
+                self.entries += [(when, Fault("wipe", index)), (later, Fault("replace", index))]
+            else:
+                self.entries.append((when, Fault(kind, index)))
+                if returns:
+                    self.entries.append((later, Fault("return", index)))
+
+    def _draw_freezes(self) -> None:
+        for number in range(self._faults.freezes):
+            when = self._when()
+            later = min(when + self._length(self._faults.freeze_s), self.window)
+            if number == 0 and self._faults.freeze_root:
+                self.pairs.append((when, later, "freeze", "thaw"))
+            else:
+                index = self._stream.below(self._hosts)
+                self.entries += [(when, Fault("freeze", index)), (later, Fault("thaw", index))]
+
+    def _draw_cuts(self) -> None:
+        both, one_way = self._faults.cuts, self._faults.one_way_cuts
+        for number in range(both + one_way):
+            when = self._when()
+            later = min(when + self._length(self._faults.cut_s), self.window)
+            most = max(1, round(self._faults.cut_share * self._hosts))
+            group = frozenset(self._stream.sample(range(self._hosts), 1 + self._stream.below(most)))
+            outward = number < both or self._stream.uniform() < 0.5
+            cut = Cut(group, outward, number < both or not outward)
+            self.entries += [(when, Fault("cut" if number < both else "one-way-cut", cut=cut))]
+            self.entries += [(later, Fault("heal", cut=cut))]
+
+    def _draw_slowness(self) -> None:
+        for kind, count in (("slow-disk", self._faults.slow_disks), ("slow-compute", self._faults.slow_compute)):
+            for index in self._stream.sample(range(self._hosts), count):
+                self.entries += [(0, Fault(kind, index)), (self.window, Fault("full-speed", index))]

@@ -1,0 +1,357 @@
+"""A scenario brought to life: real node cores on an engine, the applications that are submitted to them, their faults.
+
+The world plays every part that is outside the protocol: the operator who starts and replaces machines and binds data,
+the developer who submits an application from some node, and fate.  It listens to who says that it is root, so that fate
+can be aimed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dht.records import Kind, sign_record
+from fl import spec as specs
+from fl.notices import Bind, FindVoters, Publish, ReplicasFound, Start, SteppedDown, TookOver, Trust
+from fl.spec import AppSpec
+from node.core import CoreConfig, NodeCore
+from protocol import ids
+from protocol.ids import AppId, NodeId
+from protocol.messages import Contact
+from protocol.streams import Stream
+
+from .artifacts import Artifacts
+from .clock import SECOND
+from .compute import ComputeConfig, ComputePort, IntegerCompute
+from .disk import Disk, DiskConfig
+from .engine import Engine
+from .faults import Fault, FaultPlan
+from .host import Host, State
+from .network import Cut, Network, NetworkConfig, Noise
+from .scenario import Scenario, ns
+from .signing import KeyedHashSigner, KeyedHashVerifier
+
+EPOCH_NS = 1_700_000_000 * SECOND
+"""Unix time at the start of every run."""
+CLOCK_SKEW_NS = 2 * SECOND
+"""Wall clocks differ by up to this much either way."""
+UPTIME_NS = 30 * 24 * 3600 * SECOND
+"""Machines have been up for as long as this when the run starts: their monotonic clocks agree on nothing."""
+RESUBMIT_NS = 5 * SECOND
+APP_TTL_S = 30 * 24 * 3600
+MEGABIT = 125_000.0
+
+
+@dataclass(slots=True)
+class Submission:
+    """One application as its developer sees it."""
+
+    index: int
+    workers: tuple[int, ...]
+    """Members that hold its data."""
+    attempt: int = 0
+    app: AppId = b""
+    spec: AppSpec | None = None
+    """Set once the descriptor is published."""
+    roots: dict[int, int] = field(default_factory=dict)
+    """Host that says it is root → epoch."""
+
+    @property
+    def data(self) -> str:
+        """Name under which the workers' operators bind their data."""
+        return f"data-{self.index}"
+
+
+class World:
+    """Everything there is in one run."""
+
+    def __init__(
+        self, scenario: Scenario, seed: int, *, compute: ComputePort | None = None, check_wire: bool = False,
+        core_config: CoreConfig | None = None,
+    ) -> None:  # fmt: skip
+        self.scenario, self.seed = scenario, seed
+        self.core_config = core_config or CoreConfig()
+        self.artifacts = Artifacts()
+        self.integers = IntegerCompute(_compute_config(scenario), self.artifacts, seed)
+        self.engine = Engine(
+            seed,
+            Network(_network_config(scenario), seed),
+            self._core,
+            compute or self.integers,
+            artifacts=self.artifacts,
+            disk=DiskConfig(int(scenario.disks.write_ms * 1e6), int(scenario.disks.spread_ms * 1e6)),
+            check_wire=check_wire,
+            step_limit=scenario.limits.max_events * 4,
+        )
+        self.members: list[Host] = []
+        """The hosts of the scenario, by index; a replacement takes the place of the one that it replaces."""
+        self.faults: Counter[str] = Counter()
+        """How often what went wrong."""
+        self.plan = FaultPlan(scenario.faults, scenario.nodes.count, seed)
+        self._signers: list[KeyedHashSigner] = []
+        self._verifier = KeyedHashVerifier()
+        self._owner = KeyedHashSigner(seed, "owner")
+        self._stream = Stream(seed, "world")
+        self.submissions = self._draw_applications()
+        self.by_app: dict[AppId, Submission] = {}
+        self._names = self._bindings()
+        self.engine.tap(ReplicasFound, self._voters_found)
+        self.engine.tap(TookOver, self._took_over)
+        self.engine.tap(SteppedDown, self._stepped_down)
+
+    # ---- setting up ----
+
+    def populate(self) -> None:
+        """Schedule the arrival of all nodes and of all applications.  Returns at once; nothing has run yet."""
+        nodes, applications = self.scenario.nodes, self.scenario.applications
+        for index in range(nodes.count):
+            host = self._new_host(index, dialable=index < self.scenario.dialable)
+            self.members.append(host)
+            self.engine.schedule.at(ns(nodes.join_s * index / nodes.count), self._enter, host, index)
+        for submission in self.submissions:
+            moment = nodes.join_s + applications.submit_s * submission.index / max(applications.count, 1)
+            self.engine.schedule.at(ns(moment), self._submit, submission)
+
+    def _new_host(self, member: int, *, dialable: bool) -> Host:
+        number = len(self.engine.hosts)
+        signer = KeyedHashSigner(self.seed, "node", number)
+        self._signers.append(signer)
+        own = Stream(self.seed, "clock", number)
+        contact = Contact(ids.ring_id(0, signer.public_key), (f"sim:{number}",) if dialable else ())
+        return self.engine.add(contact, own.below(UPTIME_NS))
+
+    def _core(self, host: Host) -> NodeCore:
+        skew = Stream(self.seed, "skew", host.index).below(2 * CLOCK_SKEW_NS) - CLOCK_SKEW_NS
+        return NodeCore(
+            host.contact,
+            self.core_config,
+            signer=self._signers[host.index],
+            verifier=self._verifier,
+            seed=Stream(self.seed, "core", host.index, host.boot).bits() >> 1,
+            wall_offset=EPOCH_NS - host.clock_offset + skew,
+            restored=host.disk.durable if host.disk is not None else {},
+        )
+
+    def _enter(self, host: Host, member: int) -> None:
+        """Start the process of ``host`` as its operator would: with seeds, bindings and trust."""
+        present = [other for other in self.members if other.alive and other is not host and other.contact.dialable]
+        seeds = self._stream.sample(present, self.scenario.nodes.seeds)
+        self.engine.start(
+            host,
+            Start(tuple(seed.contact for seed in seeds)),
+            Bind(self._names.get(member, frozenset())),
+            Trust(frozenset([self._owner.public_key])),
+        )
+
+    # ---- applications ----
+
+    def _draw_applications(self) -> list[Submission]:
+        applications, count = self.scenario.applications, self.scenario.nodes.count
+        stream = Stream(self.seed, "applications")
+        return [
+            Submission(index, tuple(sorted(stream.sample(range(count), applications.workers))))
+            for index in range(applications.count)
+        ]
+
+    def _bindings(self) -> dict[int, frozenset[str]]:
+        names: dict[int, list[str]] = {}
+        for submission in self.submissions:
+            for member in submission.workers:
+                names.setdefault(member, []).append(submission.data)
+        return {member: frozenset(bound) for member, bound in names.items()}
+
+    def _submit(self, submission: Submission) -> None:
+        """Ask the ring for voters, from some node; its answer is where the application begins."""
+        if submission.spec is not None:
+            return
+        submission.attempt += 1
+        submission.app = ids.app_id(0, submission.data, self._owner.public_key, self._salt(submission))
+        ready = [host for host in self.members if host.state is State.RUNNING and host.contact.dialable]
+        host = self._stream.choice(ready)
+        token = submission.index << 16 | submission.attempt
+        self.engine.command(host, FindVoters(token, submission.app, self.scenario.applications.voters))
+        self.engine.schedule.after(RESUBMIT_NS, self._submit, submission)
+
+    def _salt(self, submission: Submission) -> bytes:
+        return Stream(self.seed, "salt", submission.index, submission.attempt).raw(8)
+
+    def _voters_found(self, now: int, host: Host, effect: Any) -> None:
+        notice: ReplicasFound = effect.notice
+        submission = self.submissions[notice.token >> 16]
+        current = notice.token & 0xFFFF == submission.attempt
+        if not current or submission.spec is not None or len(notice.contacts) < self.scenario.applications.voters:
+            return
+        submission.spec = spec = self._describe(submission, host, notice.contacts)
+        self.by_app[spec.id] = submission
+        record = sign_record(
+            self._owner,
+            kind=Kind.APP,
+            subject=spec.id,
+            version=1,
+            expires=(EPOCH_NS + now) // SECOND + APP_TTL_S,
+            body=specs.encode(spec),
+        )
+        self.engine.command(host, Publish(record))
+
+    def _describe(self, submission: Submission, home: Host, voters: tuple[Contact, ...]) -> AppSpec:
+        settings = self.scenario.applications
+        stream = Stream(self.seed, "initial", submission.index)
+        initial = self.integers.value(home, stream.bits() >> 1, settings.model_bytes)
+        if initial.blob:
+            self.artifacts.pin(home, initial.blob, keep=True)
+        return AppSpec(
+            name=submission.data,
+            owner=self._owner.public_key,
+            salt=self._salt(submission),
+            zone=0,
+            voters=voters[: settings.voters],
+            rounds=settings.rounds,
+            initial=initial,
+            home=home.contact,
+            data=submission.data,
+            seed=stream.bits() >> 1,
+            fan_out=settings.fan_out,
+            fraction=settings.fraction,
+            min_workers=settings.min_workers,
+            quorum=settings.quorum,
+            evaluate=settings.evaluate,
+        )
+
+    def _took_over(self, now: int, host: Host, effect: Any) -> None:
+        submission = self.by_app.get(effect.notice.app)
+        if submission is not None:
+            submission.roots[host.index] = effect.notice.epoch
+
+    def _stepped_down(self, now: int, host: Host, effect: Any) -> None:
+        submission = self.by_app.get(effect.notice.app)
+        if submission is not None:
+            submission.roots.pop(host.index, None)
+
+    # ---- faults (``faults.Target``) ----
+
+    def begin_faults(self) -> None:
+        """Schedule the whole plan, counted from now."""
+        start = self.engine.now
+        for delay, fault in self.plan.entries:
+            self.engine.schedule.at(start + delay, self._carry_out, fault, None)
+        for strike, mend, kind, cure in self.plan.pairs:
+            self.engine.schedule.at(start + strike, self._strike_root, start + mend, kind, cure)
+
+    def end_faults(self) -> None:
+        """Mend whatever the plan left broken."""
+        self.noise(None)
+        for cut in list(self.engine.network.cuts):
+            self.heal(cut)
+        for host in self.members:
+            self.thaw(host)
+
+    def _carry_out(self, fault: Fault, victim: Host | None) -> None:
+        host = self.members[fault.host] if fault.host >= 0 else victim
+        self.faults[fault.kind] += 1
+        fault.carry_out(self, host)
+
+    def _strike_root(self, mend: int, kind: str, cure: str) -> None:
+        victim = self.a_root()
+        if victim is not None:
+            self._carry_out(Fault(kind), victim)
+            self.engine.schedule.at(mend, self._carry_out, Fault(cure), victim)
+
+    def a_root(self) -> Host | None:
+        """The running root of the application that has the newest epoch, lowest index first."""
+        for submission in self.submissions:
+            for index in sorted(submission.roots, key=lambda i: -submission.roots[i]):
+                host = self.engine.hosts[index]
+                if host.state is State.RUNNING and host in self.members:
+                    return host
+        return None
+
+    def crash(self, host: Host, *, power: bool, keep_disk: bool) -> None:
+        for submission in self.submissions:
+            submission.roots.pop(host.index, None)
+        self.engine.crash(host, power=power, keep_disk=keep_disk)
+
+    def restart(self, host: Host) -> None:
+        if not host.alive:
+            self._enter(host, self.members.index(host))
+
+    def replace(self, host: Host) -> None:
+        """A machine with a new key takes over the data and the place of ``host``."""
+        if host.alive:
+            return
+        member = self.members.index(host)
+        self.members[member] = self._new_host(member, dialable=host.contact.dialable)
+        self._enter(self.members[member], member)
+
+    def freeze(self, host: Host) -> None:
+        self.engine.freeze(host)
+
+    def thaw(self, host: Host) -> None:
+        self.engine.thaw(host)
+
+    def cut(self, cut: Cut) -> None:
+        self.engine.network.cuts.append(cut)
+        self.engine.heal()
+
+    def heal(self, cut: Cut) -> None:
+        if cut in self.engine.network.cuts:
+            self.engine.network.cuts.remove(cut)
+            self.engine.heal()
+
+    def noise(self, noise: Noise | None) -> None:
+        self.engine.network.noise = noise
+
+    def slow(self, host: Host, *, disk: float, compute: float) -> None:
+        host.compute_scale = compute
+        if host.disk is None:
+            host.disk = Disk()
+        host.disk.scale = disk
+
+    # ---- views ----
+
+    def running(self) -> list[Host]:
+        """Members whose process runs and is not stopped."""
+        return [host for host in self.members if host.state is State.RUNNING]
+
+    def core(self, host: Host) -> NodeCore:
+        """The core of a host whose process exists."""
+        core = host.core
+        assert isinstance(core, NodeCore)
+        return core
+
+    def alive(self, node: NodeId) -> bool:
+        """Does a process of this identity run?"""
+        host = self.engine.by_id.get(node)
+        return host is not None and host.state is State.RUNNING
+
+    def has_majority(self, voters: Sequence[Contact]) -> bool:
+        """Can these voters still decide anything?"""
+        return 2 * sum(self.alive(voter.id) for voter in voters) > len(voters)
+
+
+def _network_config(scenario: Scenario) -> NetworkConfig:
+    links = scenario.links
+    return NetworkConfig(
+        sites=links.sites,
+        base_ns=int(links.base_ms * 1e6),
+        span_ns=int(links.span_ms * 1e6),
+        jitter=links.jitter,
+        control_rate=links.control_mbit * MEGABIT,
+        up_rate=links.up_mbit * MEGABIT,
+        down_rate=links.down_mbit * MEGABIT,
+        dial_timeout_ns=ns(links.dial_timeout_s),
+        link_timeout_ns=ns(links.link_timeout_s),
+        late_share=links.late_share,
+    )
+
+
+def _compute_config(scenario: Scenario) -> ComputeConfig:
+    compute = scenario.compute
+    return ComputeConfig(
+        train_ns=ns(compute.train_s),
+        sigma=compute.sigma,
+        straggler_share=compute.straggler_share,
+        straggler_factor=compute.straggler_factor,
+        merge_rate=compute.merge_mbyte_s * 1e6,
+    )
