@@ -36,7 +36,11 @@ def join(parts: Sequence[Partial], value: Value) -> Partial:
 
 
 def combine(
-    app: AppId, parts: Sequence[Partial], jobs: Jobs, then: Callable[[Partial | None, tuple[int, ...], int], None], now: int
+    app: AppId,
+    parts: Sequence[Partial],
+    jobs: Jobs,
+    then: Callable[[Partial | None, tuple[int, ...], int], None],
+    now: int,
 ) -> None:
     """Merge ``parts`` in the order given and call ``then`` with the result and the indices of refused parts."""
     valued = [index for index, part in enumerate(parts) if part.value.size]

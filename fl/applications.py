@@ -1,8 +1,8 @@
 """All applications of one node: what it knows of them, whether it takes part, and the roles it plays.
 
-Descriptors arrive as signed records and speak for themselves: the id is a hash of name, owner and salt, the signature is
-the owner's.  Whether this node *works* for an application is its operator's decision: the data must be bound under the
-name asked for, and the owner trusted (or the bundle approved by hash).  Whether it *routes and aggregates* is not
+Descriptors arrive as signed records and speak for themselves: the id is a hash of name, owner and salt, the signature
+is the owner's.  Whether this node *works* for an application is its operator's decision: the data must be bound under
+the name asked for, and the owner trusted (or the bundle approved by hash).  Whether it *routes and aggregates* is not
 asked: any node may be rendezvous, voter or root for any application of its fabric, and runs no code of it for that.
 
 This class is what the forest calls up to (``pubsub.ports.Roles``) and what the three role machines work with.
@@ -29,7 +29,7 @@ from .aggregator import combine
 from .config import RoundConfig
 from .coordinator import Coordinator
 from .jobs import Jobs
-from .messages import Work, decode_order
+from .messages import decode_order
 from .notices import (
     DataDescribed,
     RoleChanged,
@@ -265,7 +265,14 @@ class Applications:
     # ---- called by the role machines --------------------------------------------------------------------------------
 
     def open_wave(
-        self, app_id: AppId, wave: WaveId, head: Head, order: bytes, closed: tuple[NodeId, ...], remaining: int, now: int
+        self,
+        app_id: AppId,
+        wave: WaveId,
+        head: Head,
+        order: bytes,
+        closed: tuple[NodeId, ...],
+        remaining: int,
+        now: int,
     ) -> None:
         grove = self.forest.groves[app_id]
         grove.waves.open(wave, head.lean(), order, closed, remaining, now)

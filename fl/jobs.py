@@ -1,4 +1,4 @@
-"""Long work as an effect: a task goes out as ``Compute`` and its result comes back as an event (dask's worker machine)."""
+"""Long work as an effect: a task goes out as ``Compute`` and its result comes back as an event (dask's worker)."""
 
 from __future__ import annotations
 

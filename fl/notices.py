@@ -55,7 +55,8 @@ class WaveStarted(Notice):
 class RoundCommitted(Notice):
     """A committed head, as this node learned of it: once per round, the finished head in any case.
 
-    ``metrics`` are sums with their weights beside them; rounds that were committed while this node was away are missing.
+    ``metrics`` are sums with their weights beside them; rounds that were committed while this node was away are
+    missing.
     """
 
     app: AppId

@@ -8,11 +8,10 @@ Training outlives waves: what becomes ready after its wave was closed goes into 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from protocol.effects import Pin
-from protocol.messages import EMPTY, Value
+from protocol.messages import Value
 from pubsub.messages import Partial
 from pubsub.ports import OpenWave
 

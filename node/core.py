@@ -26,7 +26,19 @@ from dht.records import Kind, sign_record
 from dht.ring import Ring
 from fl.applications import Applications
 from fl.config import RoundConfig
-from fl.notices import Bind, FindVoters, Follow, Leave, PeerDead, Publish, RecordChanged, ReplicasFound, RingReady, Start, Trust
+from fl.notices import (
+    Bind,
+    FindVoters,
+    Follow,
+    Leave,
+    PeerDead,
+    Publish,
+    RecordChanged,
+    ReplicasFound,
+    RingReady,
+    Start,
+    Trust,
+)
 from protocol.effects import Effect, Outbox
 from protocol.errors import Code, UsageError
 from protocol.events import (

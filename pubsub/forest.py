@@ -2,7 +2,8 @@
 
 The node closest to an application's id is its *rendezvous*.  It answers joins: with a place, when it is a member; with
 a pointer to the root, when it knows of a live one; and when there is none it stands for root itself (``proposer``).  A
-root stays root until it dies or is fenced: a rendezvous that appears closer to the id sends joiners to it and watches it.
+root stays root until it dies or is fenced: a rendezvous that appears closer to the id sends joiners to it and watches
+it.
 
 Safety is in the head and progress is in the waves: nothing here can make two roots commit, because every commit passes
 a majority of voters; the rendezvous rule only makes it likely that one node tries at a time.
@@ -11,7 +12,6 @@ a majority of voters; the rendezvous rule only makes it likely that one node tri
 from __future__ import annotations
 
 from collections.abc import Callable
-
 
 from dht.ports import Verdict
 from protocol.effects import Outbox

@@ -50,8 +50,8 @@ class Grove:
     """This node's part in one application."""
 
     __slots__ = (
-        "_asked", "_forest", "_last", "_retry", "_searching", "_silent", "app", "epoch", "finished", "genesis", "head", "proposer",
-        "root", "tree", "waves",
+        "_asked", "_forest", "_last", "_retry", "_searching", "_silent", "app", "epoch", "finished", "genesis", "head",
+        "proposer", "root", "tree", "waves",
     )  # fmt: skip
 
     def __init__(self, forest: Forest, genesis: Genesis) -> None:

@@ -4,11 +4,11 @@ A *candidate* asks the voters for a promise in a new epoch.  With a majority it 
 committed, takes that head as its own and commits it again under its epoch: only then is it root.  From there on each
 round is one ``Accept`` to all voters and a majority of ``Accepted``.
 
-Who the voters are is itself part of the head, and changes by one voter at a time: one is added *or* one is removed, so that
-every majority of the old set and every majority of the new one share a voter (Ongaro 2014, section 4.1; replacing
-one for another in a single step would not have this property).  A candidate that starts from an outdated set
-therefore meets, in any majority of it, a voter that accepted the next set; it follows such traces until a majority of
-the newest set that it has seen has promised.  A root changes voters only after it committed a head in its own epoch.
+Who the voters are is itself part of the head, and changes by one voter at a time: one is added *or* one is removed, so
+that every majority of the old set and every majority of the new one share a voter (Ongaro 2014, section 4.1; replacing
+one for another in a single step would not have this property).  A candidate that starts from an outdated set therefore
+meets, in any majority of it, a voter that accepted the next set; it follows such traces until a majority of the newest
+set that it has seen has promised.  A root changes voters only after it committed a head in its own epoch.
 
 Without a majority nothing is decided.  The proposer goes on asking with a growing pause and reports ``stalled``.
 """
@@ -48,9 +48,9 @@ class Proposer:
     """Candidate and root of one application on one node."""
 
     __slots__ = (
-        "_accepted", "_best", "_config", "_genesis", "_holdings", "_known", "_me", "_on_committed", "_on_rooted", "_out",
-        "_promises", "_proposed", "_ring", "_since", "_source", "_status", "_stream", "_tries", "app", "epoch", "head",
-        "phase",
+        "_accepted", "_best", "_config", "_genesis", "_holdings", "_known", "_me", "_on_committed", "_on_rooted",
+        "_out", "_promises", "_proposed", "_ring", "_since", "_source", "_status", "_stream", "_tries", "app", "epoch",
+        "head", "phase",
     )  # fmt: skip
 
     def __init__(
@@ -101,7 +101,7 @@ class Proposer:
     # ---- phase 1 ----------------------------------------------------------------------------------------------------
 
     def stand(self, known: Head, now: int) -> None:
-        """Become a candidate.  ``known`` is the newest head known to be committed, or the genesis: it tells whom to ask."""
+        """Become a candidate.  ``known``, the newest head known to be committed or the genesis, tells whom to ask."""
         if self.phase is not Phase.IDLE:
             return
         self.phase = Phase.PREPARING
@@ -114,8 +114,8 @@ class Proposer:
     def _electorate(self) -> tuple[Contact, ...]:
         """Whose majority decides: the voters of the newest head that has shown itself so far.
 
-        Starting in the middle of the chain of voter sets is safe: a majority of one set that reports no newer set proves
-        that no newer one was ever committed, since that would have needed a voter of this majority.
+        Starting in the middle of the chain of voter sets is safe: a majority of one set that reports no newer set
+        proves that no newer one was ever committed, since that would have needed a voter of this majority.
         """
         assert self._known is not None
         if self._best is not None and self._best.order >= self._known.order:

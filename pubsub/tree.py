@@ -1,10 +1,10 @@
 """One node's place in one tree: how it gets a parent, whom it takes as children, how it notices that either is gone.
 
 A join is routed towards the application id and intercepted by the first member on its way (Scribe, Castro et al.
-2002).  Unlike Scribe a member takes at most ``fan_out`` children: a refused joiner is given up to three of the refuser's
-children and descends, depth first, never to the same node twice in one attempt.  Nobody but members carries the tree:
-there are no pure forwarders, because with a hard cap it is the descent that shapes the tree, not the paths of the
-joins.
+2002).  Unlike Scribe a member takes at most ``fan_out`` children: a refused joiner is given up to three of the
+refuser's children and descends, depth first, never to the same node twice in one attempt.  Nobody but members carries
+the tree: there are no pure forwarders, because with a hard cap it is the descent that shapes the tree, not the paths of
+the joins.
 
 Loops.  Every member knows the path from the root to itself; a joiner that stands on that path is refused.  Two
 joins that cross in flight can still close a loop; the paths that travel down with the next beat then contain their

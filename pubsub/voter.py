@@ -2,9 +2,9 @@
 
 Classic Paxos (Lamport 1998) with the register's history collapsed to its newest value: a voter follows the candidate
 of the highest epoch it promised, and holds the newest head that it accepted.  An epoch is promised to *one* candidate
-only, so two candidates of one epoch cannot both win (Raft's ``votedFor``, Ongaro & Ousterhout 2014).  Nothing is said before
-it is durable: ``Promise`` and ``Accepted`` wait for ``Stored``.  A head is accepted only with its model: the content
-is here, pinned, before the head is stored.
+only, so two candidates of one epoch cannot both win (Raft's ``votedFor``, Ongaro & Ousterhout 2014).  Nothing is said
+before it is durable: ``Promise`` and ``Accepted`` wait for ``Stored``.  A head is accepted only with its model: the
+content is here, pinned, before the head is stored.
 """
 
 from __future__ import annotations

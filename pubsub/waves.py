@@ -7,8 +7,8 @@ meanwhile:
 
 1.  A node that has handed in sits the wave out, whatever its new parent (``sent``).
 2.  What arrives after a node has handed in, or belongs to another wave, is dropped, never forwarded.
-3.  A node that restarted cannot know what an earlier life of it did, so it contributes nothing to the first wave that it
-    hears of; it counts again from the next one.
+3.  A node that restarted cannot know what an earlier life of it did, so it contributes nothing to the first wave
+    that it hears of; it counts again from the next one.
 
 So each node has at most one outgoing partial per wave and contributor sets are disjoint by construction.  Whoever is
 missing when the root closes the wave is named in no partial and takes part in the next wave of the round.
@@ -39,8 +39,8 @@ class Waves:
     """The present wave of one application on one node."""
 
     __slots__ = (
-        "_complete_at", "_config", "_count", "_deadline", "_expected", "_margin", "_missing", "_open", "_out", "_own", "_parts",
-        "_quorum", "_ready", "_roles", "_tree", "amnesia", "collected", "current", "sent",
+        "_complete_at", "_config", "_count", "_deadline", "_expected", "_margin", "_missing", "_open", "_out", "_own",
+        "_parts", "_quorum", "_ready", "_roles", "_tree", "amnesia", "collected", "current", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +69,9 @@ class Waves:
 
     # ---- opening ----------------------------------------------------------------------------------------------------
 
-    def open(self, wave: WaveId, head: Head, order: bytes, closed: tuple[NodeId, ...], remaining: int, now: int) -> None:
+    def open(
+        self, wave: WaveId, head: Head, order: bytes, closed: tuple[NodeId, ...], remaining: int, now: int
+    ) -> None:
         """At the root: start a wave that should be over in ``remaining`` ns (0: no history)."""
         assert self._tree.is_root and wave > self.current
         self._begin(WaveOpen(self._tree.app, wave, head, remaining, closed, order), self._tree.me.id, now)
@@ -152,9 +154,7 @@ class Waves:
         known.update(self._open.closed)
         if isinstance(self._own, Partial):
             known.update(self._own.contributors)
-        return len(set(partial.contributors)) != len(partial.contributors) or not known.isdisjoint(
-            partial.contributors
-        )
+        return len(set(partial.contributors)) != len(partial.contributors) or not known.isdisjoint(partial.contributors)
 
     def child_lost(self, peer: NodeId, now: int) -> None:
         """A child died or left; a partial that it had handed in stays counted."""
