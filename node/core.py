@@ -106,7 +106,7 @@ class NodeCore:
             restored=self._restored,
         )  # fmt: skip
         self.apps.forest = self.forest
-        self._commands: dict[type, Callable[[Any, int], None]] = {
+        self._commands: dict[type, Callable[[Any, int], object]] = {
             Start: self._start,
             Leave: lambda request, now: self._leave(now),
             FindVoters: lambda request, now: self.ring.find_replicas(request.token, request.app, request.count, now),
