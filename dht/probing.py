@@ -88,10 +88,16 @@ class Prober:
         view = self._view
         if not view.me.dialable:
             return
-        plausible = [contact for contact in candidates if not view.foreign(contact)]
+        leaves, outstanding = view.leaves, self._outstanding
+        unknown = [c for c in candidates if c.id not in leaves and c.id not in outstanding]
+        plausible = [c for c in unknown if leaves.fits(c.id) and not view.foreign(c)]
         if view.ghosts:
             plausible = [c for c in plausible if not view.barred(c) or self._worth_asking(c, now)]
-        for contact in view.leaves.missing(plausible):
+        if not plausible:
+            return
+        # Candidates under way count as if they were in already, so that no others are asked in their stead.
+        plausible += [probe.contact for probe in outstanding.values()]
+        for contact in leaves.missing(plausible):
             self.probe(contact, now)
 
     def _worth_asking(self, contact: Contact, now: int) -> bool:

@@ -92,7 +92,7 @@ class Replication:
         if not view.me.dialable:
             peers += view.liveness.monitored
         peers = [p for p in dict.fromkeys(peers) if p != source and view.usable(p)]
-        chosen = [contact.id for contact in view.leaves.neighbours() if contact.id in peers]
+        chosen = [peer for peer in view.leaves.neighbours() if peer in peers]
         chosen += view.stream.sample(peers, view.config.rumour_fanout)
         for peer in dict.fromkeys(chosen):
             self._push(peer, records)

@@ -362,7 +362,7 @@ class Ring:
             self._joiner.on_timer(now)
 
     def _became_ready(self, now: int) -> None:
-        partners = [contact.id for contact in self._view.leaves.neighbours()]
+        partners = list(self._view.leaves.neighbours())
         if self._gateway is not None and self._gateway.active is not None:
             partners = [self._gateway.active]
         for peer in partners[:1]:

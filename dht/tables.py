@@ -26,15 +26,16 @@ _HALF = SPACE >> 1
 class LeafSet:
     """Up to ``width`` nearest contacts on each side of ``me``, by distance in that direction."""
 
-    __slots__ = ("_left", "_left_at", "_me", "_origin", "_right", "_right_at", "_snapshot", "_width")
+    __slots__ = ("_left", "_left_at", "_me", "_members", "_origin", "_right", "_right_at", "_snapshot", "_width")
 
     def __init__(self, me: NodeId, width: int) -> None:
         self._me = me
         self._origin = suffix(me)
         self._width = width
-        self._right: list[Contact] = []
+        self._members: dict[NodeId, Contact] = {}
+        self._right: list[NodeId] = []
         self._right_at: list[int] = []
-        self._left: list[Contact] = []
+        self._left: list[NodeId] = []
         self._left_at: list[int] = []
         self._snapshot: tuple[Contact, ...] | None = ()
 
@@ -44,32 +45,21 @@ class LeafSet:
     # ---- membership ----
 
     def get(self, peer: NodeId) -> Contact | None:
-        offset = self._offset(peer)
-        right_at, left_at = self._right_at, self._left_at
-        i = bisect_left(right_at, offset)
-        if i < len(right_at) and right_at[i] == offset:
-            return self._right[i]
-        i = bisect_left(left_at, SPACE - offset)
-        if i < len(left_at) and left_at[i] == SPACE - offset:
-            return self._left[i]
-        return None
+        return self._members.get(peer)
 
     def __contains__(self, peer: NodeId) -> bool:
-        return self.get(peer) is not None
+        return peer in self._members
 
     def __iter__(self) -> Iterator[Contact]:
         return iter(self.snapshot())
 
     def __len__(self) -> int:
-        return len(self.snapshot())
+        return len(self._members)
 
     def snapshot(self) -> tuple[Contact, ...]:
-        """All members once each, the right side first; built when something changed, shared until then."""
+        """All members once each; built when something changed, shared until then."""
         if self._snapshot is None:
-            members = {contact.id: contact for contact in self._right}
-            for contact in self._left:
-                members.setdefault(contact.id, contact)
-            self._snapshot = tuple(members.values())
+            self._snapshot = tuple(self._members.values())
         return self._snapshot
 
     def fits(self, peer: NodeId, width: int = 0) -> bool:
@@ -88,7 +78,7 @@ class LeafSet:
 
     def missing(self, candidates: Sequence[Contact]) -> list[Contact]:
         """Those of ``candidates`` that would enter if all of them did, members left out."""
-        strangers = {contact.id: contact for contact in candidates if self.get(contact.id) is None}
+        strangers = {contact.id: contact for contact in candidates if contact.id not in self._members}
         chosen: dict[NodeId, Contact] = {}
         for at, sign in ((self._right_at, 1), (self._left_at, -1)):
             ranked = sorted((sign * self._offset(peer) % SPACE, peer) for peer in strangers)
@@ -100,43 +90,51 @@ class LeafSet:
 
     def add(self, contact: Contact) -> bool:
         """Insert or refresh; True when the membership changed."""
-        offset = self._offset(contact.id)
-        if offset == 0:
-            return False
-        right = self._insert(self._right, self._right_at, offset, contact)
-        left = self._insert(self._left, self._left_at, SPACE - offset, contact)
-        return right or left
-
-    def _insert(self, side: list[Contact], at: list[int], offset: int, contact: Contact) -> bool:
-        i = bisect_left(at, offset)
-        if i < len(at) and at[i] == offset:
-            if side[i] != contact:
-                side[i] = contact
+        peer = contact.id
+        held = self._members.get(peer)
+        if held is not None:
+            if held != contact:
+                self._members[peer] = contact
                 self._snapshot = None
             return False
-        if i >= self._width:
+        offset = self._offset(peer)
+        if offset == 0:
             return False
-        at.insert(i, offset)
-        side.insert(i, contact)
-        del at[self._width :], side[self._width :]
+        outcast = [
+            self._insert(self._right, self._right_at, offset, peer),
+            self._insert(self._left, self._left_at, SPACE - offset, peer),
+        ]
+        if peer in outcast and peer not in self._right and peer not in self._left:
+            return False
+        self._members[peer] = contact
+        for other in outcast:
+            if other is not None and other not in self._right and other not in self._left:
+                self._members.pop(other, None)
         self._snapshot = None
         return True
 
+    def _insert(self, side: list[NodeId], at: list[int], offset: int, peer: NodeId) -> NodeId | None:
+        """Put ``peer`` into a side; who falls off its end, perhaps ``peer`` itself."""
+        i = bisect_left(at, offset)
+        if i >= self._width:
+            return peer
+        at.insert(i, offset)
+        side.insert(i, peer)
+        if len(at) <= self._width:
+            return None
+        at.pop()
+        return side.pop()
+
     def remove(self, peer: NodeId) -> bool:
         """True when it was a member."""
-        offset = self._offset(peer)
-        removed = False
-        for side, at, where in (
-            (self._right, self._right_at, offset),
-            (self._left, self._left_at, SPACE - offset),
-        ):
-            i = bisect_left(at, where)
-            if i < len(at) and at[i] == where:
+        if self._members.pop(peer, None) is None:
+            return False
+        for side, at in ((self._right, self._right_at), (self._left, self._left_at)):
+            if peer in side:
+                i = side.index(peer)
                 del at[i], side[i]
-                removed = True
-        if removed:
-            self._snapshot = None
-        return removed
+        self._snapshot = None
+        return True
 
     # ---- geometry ----
 
@@ -161,51 +159,44 @@ class LeafSet:
     def closest(self, key: bytes) -> Contact | None:
         """The member closest to ``key``, or None when ``me`` is closer."""
         offset = self._offset(key)
-        if offset == 0 or (not self._right_at and not self._left_at):
+        if offset == 0 or not self._members:
             return None
         if self._right_at and offset <= self._right_at[-1]:
             side, i = self._right, bisect_left(self._right_at, offset)
         else:
             side, i = self._left, bisect_left(self._left_at, SPACE - offset)
-        best: Contact | None = None
-        best_rank = closeness(key, self._me)
         candidates = side[max(i - 1, 0) : i + 1]
         if i == len(side) and self._right:
             candidates.append(self._right[-1])
-        for contact in candidates:
-            rank = closeness(key, contact.id)
-            if rank < best_rank:
-                best, best_rank = contact, rank
-        return best
+        best = min(candidates, key=lambda peer: closeness(key, peer))
+        return self._members[best] if closeness(key, best) < closeness(key, self._me) else None
 
-    def neighbours(self) -> tuple[Contact, ...]:
+    def neighbours(self) -> tuple[NodeId, ...]:
         """The immediate neighbours: two, or one in a ring of two, or none."""
-        return self.nearest(1)
+        return tuple(dict.fromkeys(self._right[:1] + self._left[:1]))
 
-    def nearest(self, width: int) -> tuple[Contact, ...]:
+    def nearest(self, width: int) -> list[Contact]:
         """The nearest ``width`` of each side, once each."""
-        members = {contact.id: contact for contact in self._right[:width]}
-        for contact in self._left[:width]:
-            members.setdefault(contact.id, contact)
-        return tuple(members.values())
+        return [self._members[peer] for peer in dict.fromkeys(self._right[:width] + self._left[:width])]
 
-    def edges(self) -> tuple[Contact, ...]:
+    def edges(self) -> list[Contact]:
         """The farthest true member of each side: whom to ask for more.  Members beyond half the ring are fillers."""
-        members: dict[NodeId, Contact] = {}
-        for side, at in ((self._right, self._right_at), (self._left, self._left_at)):
-            if side:
-                edge = side[max(bisect_left(at, _HALF) - 1, 0)]
-                members.setdefault(edge.id, edge)
-        return tuple(members.values())
+        edges = [
+            side[max(bisect_left(at, _HALF) - 1, 0)]
+            for side, at in ((self._right, self._right_at), (self._left, self._left_at))
+            if side
+        ]
+        return [self._members[peer] for peer in dict.fromkeys(edges)]
 
     def check(self) -> None:
         """Raise AssertionError when a side is out of order, too long or at the wrong distances."""
         for side, at, sign in ((self._right, self._right_at, 1), (self._left, self._left_at, -1)):
             assert len(side) == len(at) <= self._width
-            assert at == sorted(at) and len(dict.fromkeys(at)) == len(at)
-            for contact, offset in zip(side, at, strict=True):
-                assert contact.dialable and contact.id != self._me
-                assert offset == sign * (suffix(contact.id) - self._origin) % SPACE
+            assert at == sorted(at)
+            assert at == [sign * (suffix(peer) - self._origin) % SPACE for peer in side]
+        assert sorted(self._members) == sorted(dict.fromkeys(self._right + self._left))
+        assert self._me not in self._members
+        assert all(contact.dialable for contact in self._members.values())
 
 
 class RoutingTable:

@@ -29,6 +29,7 @@ class View:
     """Tables, addresses, ghosts and liveness of one node."""
 
     __slots__ = (
+        "_neighbours",
         "_zone",
         "book",
         "changed",
@@ -72,6 +73,7 @@ class View:
         self.seeds: tuple[Contact, ...] = ()
         self.current: NodeId = b""
         """Whose message is being handled: it is certainly there."""
+        self._neighbours: tuple[NodeId, ...] = ()
         self.changed = False
         """The leaf set changed and the layers above were not told yet."""
         self.lost_leaf = False
@@ -167,7 +169,7 @@ class View:
         self.book.forget(peer)
         if contact is not None:
             self.ghosts.add(contact, now, final=why in ("left", "revoked"))
-        near = any(peer == neighbour.id for neighbour in self.leaves.neighbours())
+        near = peer in self._neighbours
         if self.leaves.remove(peer):
             self.lost_leaf = True
             self.lost_neighbour |= near
@@ -176,7 +178,10 @@ class View:
 
     def _leaves_changed(self, now: int) -> None:
         self.changed = True
-        self.liveness.set_neighbours([contact.id for contact in self.leaves.neighbours()], now)
+        neighbours = self.leaves.neighbours()
+        if neighbours != self._neighbours:
+            self._neighbours = neighbours
+            self.liveness.set_neighbours(neighbours, now)
 
     def tell(self, now: int) -> None:
         """Pass a change of the leaf set on, once per step."""
