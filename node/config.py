@@ -104,6 +104,9 @@ class WorkerSection:
     load."""
     memory_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
     """MiB of address space that a worker may take before it fails; 0 for no limit. Torch itself maps about 2000."""
+    fork_server: str = ""
+    """Socket of a running fork server from which to take worker processes, so that the daemons of one machine share the
+    memory of one torch. Default: the daemon starts one of its own when it first trains."""
     timeout_s: Seconds = 3600.0
     """Seconds until a task is taken for hung and its worker killed. The round does not wait that long: its deadline is
     measured."""

@@ -38,7 +38,7 @@ def field_docs(cls: type) -> dict[str, str]:
         if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
             continue
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            docs[statement.target.id] = " ".join(str(following.value.value).split())
+            docs[statement.target.id] = " ".join(str(following.value.value).split()).replace("``", "`")
     return docs
 
 

@@ -104,7 +104,7 @@ class RoundEvent(msgspec.Struct, frozen=True, kw_only=True, tag="round"):
 
 
 class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
-    """The application's status changed; ``finished``, ``stopped`` and ``refused`` are the last of it."""
+    """The application's status changed; ``finished`` and ``stopped`` are the last of it."""
 
     app: str
     status: str
@@ -178,6 +178,16 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Unix seconds."""
 
 
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an application would live."""
+
+    zone: int
+    home: Contact
+    """This daemon, from which large values of the descriptor can be fetched."""
+    voters: list[Contact]
+    """The daemons closest to the application, nearest first."""
+
+
 class DaemonService(Protocol):
     """The control API.  Methods raise MyceliaError; an argument that names an application takes its name or its id."""
 
@@ -187,16 +197,16 @@ class DaemonService(Protocol):
 
     async def applications(self) -> list[AppInfo]: ...
 
-    async def voters_for(self, app: Id, count: int) -> list[Contact]:
-        """The ``count`` daemons closest to ``app``: the descriptor must name them before it is signed."""
+    async def placement(self, app: Id, voters: int) -> Placement:
+        """Who would guard ``app``: the descriptor must name them before it is signed."""
         ...
 
     async def submit(self, descriptor: Record) -> AppInfo:
         """Start the application whose signed descriptor this is."""
         ...
 
-    def follow(self, app: Name) -> AsyncIterator[AppEvent]:
-        """What happens to ``app`` from now on, until its last event."""
+    def follow(self, app: Name, after: int) -> AsyncIterator[AppEvent]:
+        """What happens to ``app``, until its last event; beginning with the rounds above ``after`` that are known."""
         ...
 
     async def stop(self, app: Name) -> AppInfo:

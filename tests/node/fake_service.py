@@ -16,6 +16,7 @@ from node.service import (
     ModelInfo,
     NodeStatus,
     PeerInfo,
+    Placement,
     RoundEvent,
     StatusEvent,
     TrustedOwner,
@@ -87,17 +88,18 @@ class FakeService:
     async def applications(self) -> list[AppInfo]:
         return self.apps
 
-    async def voters_for(self, app: bytes, count: int) -> list[Contact]:
-        self.calls.append(("voters_for", app, count))
-        return [Contact(bytes([n]) * 16, (f"192.0.2.{n}:7447",)) for n in range(count)]
+    async def placement(self, app: bytes, voters: int) -> Placement:
+        self.calls.append(("placement", app, voters))
+        contacts = [Contact(bytes([n]) * 16, (f"192.0.2.{n}:7447",)) for n in range(voters)]
+        return Placement(zone=0, home=contacts[0], voters=contacts)
 
     async def submit(self, descriptor: Record) -> AppInfo:
         self.calls.append(("submit", descriptor))
         app = spec.decode(descriptor.body)
         return AppInfo(id=app.id.hex(), name=app.name, owner=app.owner.hex(), status="waiting", rounds=app.rounds)
 
-    async def follow(self, app: str) -> AsyncIterator[AppEvent]:
-        self.calls.append(("follow", app))
+    async def follow(self, app: str, after: int) -> AsyncIterator[AppEvent]:
+        self.calls.append(("follow", app, after))
         self.followers += 1
         try:
             for event in self.events:

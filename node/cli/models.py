@@ -1,0 +1,149 @@
+"""Models: what an application has learnt, by name and version, with its history."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+
+import msgspec
+
+from protocol.errors import StorageError, UsageError
+
+from ..service import DaemonService, ModelInfo
+from ..statedir import writing
+from .command import Command, Session
+from .output import moment, size
+
+
+def find(models: list[ModelInfo], reference: str) -> ModelInfo:
+    """The model that ``NAME`` (its newest version) or ``NAME@VERSION`` means.  Raises UsageError."""
+    name, _, version = reference.partition("@")
+    versions = [model for model in models if model.name == name]
+    if not versions:
+        known = ", ".join(sorted({model.name for model in models})[:8])
+        raise UsageError(f"this node has no model called {name}", f"it has: {known}" if known else "see `mycelia ls`")
+    if not version:
+        return max(versions, key=lambda model: (model.created, model.version))
+    for model in versions:
+        if str(model.version) == version:
+            return model
+    held = ", ".join(str(model.version) for model in sorted(versions, key=lambda model: model.version))
+    raise UsageError(f"this node does not hold version {version} of {name}", f"it holds: {held}")
+
+
+def _list(session: Session) -> None:
+    models = session.ask(lambda daemon: daemon.models())
+    rows = ((m.name, m.version, m.rounds, m.contributors, _metrics(m), size(m.size), moment(m.created)) for m in models)
+    header = ("model", "version", "rounds", "contributors", "metrics", "size", "made")
+    session.out.answer(models, session.out.table(header, rows, right=(1, 2, 3, 5)) if models else ["no models yet"])
+
+
+def _metrics(model: ModelInfo) -> str:
+    return " ".join(f"{name}={value:.4g}" for name, value in sorted(model.metrics.items())[:3])
+
+
+def _show(session: Session) -> None:
+    model = find(session.ask(lambda daemon: daemon.models()), session.args.model)
+    pairs = [
+        ("model", f"{model.name}@{model.version}"),
+        ("made", moment(model.created)),
+        ("round", f"{model.version} of {model.rounds}"),
+        ("contributors", model.contributors),
+        ("weight", model.weight),
+        *((name, value) for name, value in sorted(model.metrics.items())),
+        ("continues", model.parent),
+        ("code", model.code),
+        ("application", model.app),
+        ("size", size(model.size)),
+        ("digest", model.blob),
+    ]
+    session.out.answer(model, session.out.fields(pairs))
+
+
+def _pull(session: Session) -> None:
+    target: Path = session.args.output or Path(f"{session.args.model.replace('@', '-')}.safetensors")
+    if target.exists() and not session.args.force:
+        raise UsageError(f"{target} exists", "repeat with --force, or name another file with -o")
+
+    async def pull(daemon: DaemonService) -> tuple[ModelInfo, bytes]:
+        model = find(await daemon.models(), session.args.model)
+        return model, await fetch(session, daemon, model)
+
+    model, content = asyncio.run(pull(session.daemon()))
+    save(target, with_lineage(content, model))
+    answer = {"file": str(target), "name": model.name, "version": model.version, "digest": model.blob}
+    session.out.answer(answer, [f"wrote {model.name}@{model.version} to {target}"])
+    session.out.hint(f'next: safetensors.numpy.load_file("{target}")')
+
+
+async def fetch(session: Session, daemon: DaemonService, model: ModelInfo) -> bytes:
+    """The content of ``model``, verified.  Raises what the daemon raises, and StorageError for a damaged one."""
+    content = bytearray()
+    async for chunk in daemon.download(bytes.fromhex(model.blob)):
+        content += chunk
+        session.out.progress(f"{size(len(content))} of {size(model.size)}")
+    if hashlib.sha256(content).hexdigest() != model.blob:
+        raise StorageError(f"{model.name}@{model.version} is damaged on this node", "pull it from another node")
+    return bytes(content)
+
+
+def with_lineage(content: bytes, model: ModelInfo) -> bytes:
+    """``content`` (safetensors) with where it comes from as metadata, strings all of them, as the format wants.
+
+    Raises CodecError when ``content`` is no model.
+    """
+    from fl import codec  # noqa: PLC0415 - numpy takes 0.2 s that the other commands need not pay
+
+    lineage = {key: str(value) for key, value in msgspec.to_builtins(model).items() if key not in ("metrics", "size")}
+    lineage["metrics"] = json.dumps(model.metrics, sort_keys=True)
+    return codec.encode(codec.decode(content), lineage)
+
+
+def save(target: Path, content: bytes) -> None:
+    """Write ``content`` to ``target``, whole or not at all.  Raises StorageError."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    with writing(target):
+        temporary.write_bytes(content)
+        temporary.replace(target)
+
+
+_MODEL = "NAME (newest version) or NAME@VERSION"
+
+
+def _pull_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=_MODEL)
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="file to write (NAME-VERSION.safetensors)")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+
+
+MODELS = Command(
+    name="models",
+    summary="List, inspect and export the models that this node holds.",
+    text=(
+        "A model has the name of its application and a version, the round that made it. Nodes keep the last two "
+        "versions of each application."
+    ),
+    examples=(("models ls", "list them"), ("models pull digits -o digits.safetensors", "export the newest")),
+    then="mycelia run FILE --continue-from NAME@VERSION",
+    children=(
+        Command(name="ls", summary="List the models.", run=_list, examples=(("models ls", "as a table"),)),
+        Command(
+            name="show",
+            summary="Show where a model comes from: rounds, contributors, code, metrics.",
+            configure=lambda parser: parser.add_argument("model", metavar="MODEL", help=_MODEL),
+            run=_show,
+            examples=(("models show digits@20", "one version"),),
+        ),
+        Command(
+            name="pull",
+            summary="Write a model to a safetensors file, with its history as metadata.",
+            text="The file can be read by the safetensors library in any language, and passed to --continue-from.",
+            configure=_pull_arguments,
+            run=_pull,
+            examples=(("models pull digits@20 -o digits.safetensors", "one version"),),
+        ),
+    ),
+)

@@ -1,0 +1,169 @@
+"""A node's daemon: start, look, stop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from protocol.errors import UsageError
+
+from .. import logs
+from ..service import DaemonService, NodeStatus, PeerInfo
+from .command import Command, Session
+from .output import moment, short
+
+# ---- status and peers ------------------------------------------------------------------------------------------------
+
+
+def _status(session: Session) -> None:
+    status = session.ask(lambda daemon: daemon.status())
+    session.out.answer(status, session.out.fields(_fields(status)))
+
+
+def _fields(status: NodeStatus) -> Iterator[tuple[str, object]]:
+    yield "node", f"{status.name} ({short(status.id)})"
+    yield "status", status.state
+    yield "fabric", status.fabric
+    yield "member", "leaf: dials out only" if status.leaf_member else "issuer" if status.issuer else "full"
+    yield "addresses", ", ".join(status.addresses)
+    yield "links", status.links
+    yield "applications", status.applications
+    yield "started", moment(status.started)
+    yield "certificate", f"expires {moment(status.certificate_expires)}, renews itself"
+    yield "process", status.pid
+    yield "version", status.version
+    if status.penalties:
+        yield "violations by peers", status.penalties
+
+
+STATUS = Command(
+    name="status",
+    summary="Show this node: is it up, in which fabric, how connected.",
+    text="Asks the daemon of the state directory. `ready` means that it is a full member of the ring.",
+    examples=(("status", "as text"), ("status --json", "for a program, for example a health check")),
+    then="mycelia peers, mycelia ls",
+    run=_status,
+)
+
+
+def _peers(session: Session) -> None:
+    peers = session.ask(lambda daemon: daemon.peers())
+    rows = (
+        (short(p.id), "up" if p.linked else "down", _rtt(p), p.penalties or "", ", ".join(p.addresses)) for p in peers
+    )
+    lines = session.out.table(("node", "link", "round trip", "violations", "addresses"), rows, right=(2, 3))
+    session.out.answer(peers, lines if peers else ["no peers yet"])
+    if not peers:
+        session.out.hint(f"next: {session.mycelia('invite')}")
+
+
+def _rtt(peer: PeerInfo) -> str:
+    return "" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms"
+
+
+PEERS = Command(
+    name="peers",
+    summary="List the nodes that this one knows.",
+    text=(
+        "A node knows its neighbours on the ring and those with whom it shares a tree, not the whole fabric. A link is "
+        "opened when it is needed, so `down` is not a failure."
+    ),
+    examples=(("peers", "as a table"),),
+    then="mycelia status",
+    run=_peers,
+)
+
+
+# ---- logs ------------------------------------------------------------------------------------------------------------
+
+
+def _logs(session: Session) -> None:
+    args, file = session.args, session.config.log_path
+    if not file.exists():
+        raise UsageError(f"there is no log at {file}", f"the daemon writes it: {session.mycelia('up')}")
+    for line in logs.tail(file, args.lines):
+        _show(session, line)
+    if args.follow:
+        for line in logs.follow(file):
+            _show(session, line)
+
+
+def _show(session: Session, line: str) -> None:
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return
+    if session.args.app and record.get("app") != session.args.app:
+        return
+    session.out.line(line if session.out.as_json else logs.human(record))
+
+
+def _logs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="how many of the last lines (50)")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on showing new lines, until Ctrl-C")
+    parser.add_argument("--app", metavar="NAME", help="only lines about this application")
+
+
+LOGS = Command(
+    name="logs",
+    summary="Show the daemon's log.",
+    text=(
+        "Reads the log file in the state directory, so it also works when the daemon is dead. The file holds one JSON "
+        "object per line; `--json` shows it as it is."
+    ),
+    examples=(
+        ("logs -f", "follow"),
+        ("logs -n 1000 --app digits", "what happened to one application"),
+        ("logs --json -n 10000 | jq .msg", "for programs"),
+    ),
+    then="mycelia status",
+    configure=_logs_arguments,
+    run=_logs,
+)
+
+
+# ---- stop ------------------------------------------------------------------------------------------------------------
+
+
+def _stop(session: Session) -> None:
+    name = session.args.app
+    if name:
+        app = session.ask(lambda daemon: daemon.stop(name))
+        session.out.answer(app, [f"stopped {app.name} after round {app.round}"])
+        session.out.hint(f"next: {session.mycelia(f'models show {app.name}')}")
+        return
+
+    async def end(daemon: DaemonService) -> NodeStatus:
+        status = await daemon.status()
+        await daemon.shutdown()
+        return status
+
+    status = session.ask(end)
+    session.out.answer(
+        {"stopped": status.pid}, [f"stopped the daemon, process {status.pid}, up {duration_since(status)}"]
+    )
+    session.out.hint(f"It is still a member: {session.mycelia('up')} brings it back as the same node.")
+
+
+def duration_since(status: NodeStatus) -> str:
+    """How long the daemon has been up."""
+    return moment(status.started).removesuffix(" ago")
+
+
+STOP = Command(
+    name="stop",
+    summary="Stop an application, or, without APP, this node's daemon.",
+    text=(
+        "An application ends at the round that it has committed, on every node; its models stay. Only its owner can "
+        "stop it.\n\nA stopped daemon hands over what it guards and is still a member: `mycelia up` brings it back as "
+        "the same node. To give up the membership, use `mycelia leave`."
+    ),
+    examples=(("stop digits", "end the application `digits`"), ("stop", "end the daemon")),
+    then="mycelia models, mycelia up",
+    configure=lambda parser: parser.add_argument(
+        "app", metavar="APP", nargs="?", help="name or id of an application; see `mycelia ls`"
+    ),
+    run=_stop,
+)

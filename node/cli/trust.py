@@ -1,0 +1,78 @@
+"""Whose applications may run code on this node."""
+
+from __future__ import annotations
+
+import string
+
+from protocol.errors import UsageError
+
+from ..service import TrustInfo
+from .command import Command, Session
+
+_WHY = {"fabric": "owner of the fabric", "config": "listed in the configuration", "added": "added by `mycelia trust`"}
+
+
+def _key(session: Session) -> str:
+    key: str = session.args.key.lower()
+    if len(key) != 64 or not set(key) <= set(string.hexdigits):
+        raise UsageError(f"{session.args.key} is neither a key nor a hash", "both are 64 hex digits; see `mycelia ls`")
+    return key
+
+
+def _show(session: Session, info: TrustInfo) -> None:
+    rows = [(owner.key, "owner", _WHY[owner.why]) for owner in info.owners]
+    rows += [(bundle, "code", "approved by `mycelia trust`") for bundle in info.bundles]
+    lines = session.out.table(("key or hash", "of", "because"), rows)
+    session.out.answer(info, lines if rows else ["nobody: no application can run code here"])
+    if info.approve == "hash":
+        session.out.hint('[trust] approve = "hash": besides its owner, each version of the code must be listed.')
+
+
+def _list(session: Session) -> None:
+    _show(session, session.ask(lambda daemon: daemon.trusted()))
+
+
+def _add(session: Session) -> None:
+    key = _key(session)
+    _show(session, session.ask(lambda daemon: daemon.trust(key)))
+
+
+def _remove(session: Session) -> None:
+    key = _key(session)
+    _show(session, session.ask(lambda daemon: daemon.distrust(key)))
+
+
+_KEY = "public key of an owner, or hash of an application's code: 64 hex digits"
+
+TRUST = Command(
+    name="trust",
+    summary="Decide whose applications may run code on this node.",
+    text=(
+        "An application brings code, which runs in a separate process without network access, but sees the data that "
+        "it trains on. It runs only when its owner is on this list; at first, that is the owner of the fabric. With "
+        '`approve = "hash"` in the section [trust] of the configuration, each version of the code must be approved too.'
+    ),
+    examples=(("trust ls", "who is trusted"), ("trust add 5b1e...", "trust an owner, or approve a version of code")),
+    then="mycelia ls: an application that was `refused` starts here at its next round",
+    children=(
+        Command(name="ls", summary="List whom this node trusts.", run=_list, examples=(("trust ls", "as a table"),)),
+        Command(
+            name="add",
+            summary="Trust an owner, or approve a version of code.",
+            configure=lambda parser: parser.add_argument("key", metavar="KEY", help=_KEY),
+            run=_add,
+            examples=(("trust add 5b1e...", "the whole key, as `mycelia ls --json` shows it"),),
+        ),
+        Command(
+            name="rm",
+            summary="Take trust back.",
+            text=(
+                "What runs at the moment is not interrupted; the next task is refused. Keys from the configuration are "
+                "taken out there."
+            ),
+            configure=lambda parser: parser.add_argument("key", metavar="KEY", help=_KEY),
+            run=_remove,
+            examples=(("trust rm 5b1e...", "an owner or a version"),),
+        ),
+    ),
+)

@@ -1,0 +1,121 @@
+"""status, peers, logs, stop, ls."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from node.service import AppInfo
+
+from ..fake_service import APP, STATUS, FakeService
+from .conftest import Cli
+
+
+def test_status_for_people(cli: Cli, service: FakeService) -> None:
+    result = cli("status")
+    assert result.code == 0
+    assert result.lines[:4] == [
+        "node          ward-3 (00000000)",
+        "status        ready",
+        "fabric        clinic",
+        "member        issuer",
+    ]
+    assert service.calls == [("status",)]
+
+
+def test_status_for_programs(cli: Cli, service: FakeService) -> None:
+    answer = cli("status", "--json").json
+    assert set(answer) == set(STATUS.__struct_fields__)
+    assert answer["id"] == STATUS.id
+
+
+def test_without_a_daemon_the_remedy_is_up(cli: Cli) -> None:
+    result = cli("status")
+    assert result.code == 8
+    assert re.fullmatch(r"error: no daemon answers on \S+control\.sock\. try: start it with `mycelia up`\n", result.err)
+
+
+def test_peers(cli: Cli, service: FakeService) -> None:
+    assert cli("peers").lines == [
+        "node      link  round trip  violations  addresses",
+        "22222222  up        1.2 ms           -  192.0.2.2:7447",
+        "33333333  down           -           3  -",
+    ]
+    assert [peer["id"][:2] for peer in cli("peers", "--json").json] == ["22", "33"]
+
+
+def test_no_peers_hints_at_an_invitation(cli: Cli, service: FakeService) -> None:
+    service.peer_list = []
+    result = cli("peers")
+    assert result.out == "no peers yet\n"
+    assert result.err == f"next: mycelia -C {cli.state} invite\n"
+
+
+def test_ls(cli: Cli, service: FakeService) -> None:
+    assert cli("ls").lines == [
+        "application  id        status   round  role here  detail",
+        "digits       11111111  running    2/3  root       -",
+    ]
+    assert cli("ls", "--json").json[0]["name"] == "digits"
+
+
+def test_ls_one(cli: Cli, service: FakeService) -> None:
+    for reference in ("digits", "11111111"):
+        lines = cli("ls", reference).lines
+        assert lines[0] == "application  digits (11111111)"
+        assert f"owner        {APP.owner}" in lines
+
+
+def test_ls_of_what_is_not_there_or_not_one(cli: Cli, service: FakeService) -> None:
+    assert cli("ls", "nothing").err == "error: this node knows no application nothing. try: see `mycelia ls`\n"
+    service.apps = [APP, AppInfo(id="44" * 16, name="digits", owner="", status="finished", rounds=1)]
+    result = cli("ls", "digits")
+    assert result.code == 2
+    assert result.err == "error: 2 applications are called digits. try: use the id that `mycelia ls` shows\n"
+
+
+def test_what_a_peer_called_itself_cannot_drive_the_terminal(cli: Cli, service: FakeService) -> None:
+    service.apps = [AppInfo(id="44" * 16, name="a\x1b[2J\nb", owner="", status="refused", rounds=1, detail="\x07")]
+    result = cli("ls")
+    assert "\x1b" not in result.out
+    assert len(result.lines) == 2
+
+
+def test_stop_an_application(cli: Cli, service: FakeService) -> None:
+    result = cli("stop", "digits")
+    assert (result.code, result.out) == (0, "stopped digits after round 2\n")
+    assert service.calls == [("stop", "digits")]
+    result = cli("stop", "nothing")
+    assert (result.code, result.err) == (2, "error: no application is called nothing. try: see `mycelia ls`\n")
+
+
+def test_stop_the_daemon(cli: Cli, service: FakeService) -> None:
+    result = cli("stop")
+    assert re.match(r"stopped the daemon, process 4711, up \d+ d\n", result.out)
+    assert service.calls == [("status",), ("shutdown",)]
+
+
+def write_log(cli: Cli, count: int) -> Path:
+    file = cli.state / "logs" / "mycelia.log"
+    file.parent.mkdir(parents=True)
+    with file.open("w") as stream:
+        for number in range(count):
+            line = {"ts": "2026-01-01T12:00:00Z", "level": "info", "logger": "mycelia.node", "node": "n"}
+            stream.write(json.dumps({**line, "app": "ab"[number % 2], "round": None, "msg": f"line {number}"}) + "\n")
+        stream.write("not json\n")
+    return file
+
+
+def test_logs_need_no_daemon(cli: Cli) -> None:
+    write_log(cli, 100)
+    lines = cli("logs", "-n", "3").lines
+    assert [line.partition(" INFO ")[2] for line in lines] == ["   node: app=a line 98", "   node: app=b line 99"]
+    assert [json.loads(line)["msg"] for line in cli("logs", "-n", "3", "--json").lines] == ["line 98", "line 99"]
+    assert len(cli("logs", "-n", "101", "--app", "a").lines) == 50
+
+
+def test_logs_before_there_are_any(cli: Cli) -> None:
+    result = cli("logs")
+    assert result.code == 2
+    assert result.err.endswith(f"try: the daemon writes it: mycelia -C {cli.state} up\n")
