@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 # The C core prints every refused handshake to stderr; what matters is raised to us and counted.
@@ -18,6 +19,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 import grpc.aio
 
+from node.blobs import WorthlessError
 from node.identity.certificates import node_name, peer_of
 from node.identity.credentials import Credentials, channel_credentials, server_credentials
 from protocol.errors import AuthError, ConfigError, TransportError
@@ -58,6 +60,28 @@ _SERVER_OPTIONS: tuple[tuple[str, int | str], ...] = (
 
 Current = Callable[[], Credentials]
 """What this node shows and trusts at this moment: leaves are short-lived, so it is asked for at each use."""
+
+
+class UnreachableError(TransportError):
+    """No address of the peer answered with its certificate."""
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """The seam: gRPC's several ways of saying that a call is over become TransportError."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        kind = WorthlessError if error.code() is grpc.StatusCode.DATA_LOSS else TransportError
+        raise kind(f"{error.code().name.lower()}: {error.details()}"[:200]) from None
+    except (grpc.aio.BaseError, asyncio.InvalidStateError) as error:
+        raise TransportError(f"the call is over: {error}"[:200]) from None
+    except asyncio.CancelledError:
+        # A cancelled *call* is reported with the exception that means a cancelled *task*.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise TransportError("the call was aborted") from None
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -101,7 +125,7 @@ async def open_channel(peer: NodeId, addresses: Sequence[str], current: Current,
     """A connected channel to ``peer`` over the first of ``addresses`` that answers with its certificate.
 
     Connections are raced, streams are not: the other side must never see two links of which one is about to vanish.
-    Raises TransportError when none answered within ``limit`` seconds.
+    Raises UnreachableError when none answered within ``limit`` seconds.
     """
     attempts: list[asyncio.Task[Any]] = []
     reason = "no address"
@@ -125,7 +149,7 @@ async def open_channel(peer: NodeId, addresses: Sequence[str], current: Current,
         reason = f"no answer within {limit:g} s"
     finally:
         await _discard(attempts)
-    raise TransportError(f"cannot reach {peer.hex()}: {reason}")
+    raise UnreachableError(f"cannot reach {peer.hex()}: {reason}")
 
 
 async def _discard(attempts: list[asyncio.Task[Any]]) -> None:

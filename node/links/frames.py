@@ -20,11 +20,12 @@ class Goodbye(DriverMessage):
     why: Annotated[str, msgspec.Meta(max_length=16)] = "idle"
 
 
-@register(113, 64)
+@register(113, 128)
 class PushPlease(DriverMessage):
     """Send me ``blob`` from ``offset`` on: I cannot dial you, so you must open the bulk stream."""
 
     blob: Digest
+    size: Natural
     offset: Natural
 
 

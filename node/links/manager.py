@@ -24,7 +24,7 @@ from protocol.ids import NodeId, short
 from protocol.messages import Contact, Message, Routed
 
 from . import channels
-from .channels import ACCEPTED, Current
+from .channels import ACCEPTED, Current, UnreachableError
 from .control import Link
 from .frames import DriverMessage, Goodbye
 from .penalties import Penalties
@@ -56,6 +56,10 @@ class LinkConfig:
     """Seconds for which such a peer is refused."""
 
 
+def _ignore(*_: object) -> None:
+    """Until there is someone to listen."""
+
+
 class LinkManager:
     """See the module.  All methods are called on the loop."""
 
@@ -68,10 +72,8 @@ class LinkManager:
         *,
         post: Callable[[Event], None],
         lookup: Callable[[NodeId], Contact | None],
-        on_driver: Callable[[NodeId, DriverMessage], None],
     ) -> None:
-        """``post`` takes events for the core, ``lookup`` answers whom to dial where, ``on_driver`` takes what the
-        other drivers say about transfers."""
+        """``post`` takes events for the core, ``lookup`` answers whom to dial where."""
         self.counters = dict.fromkeys(
             ("frames_in", "frames_out", "bytes_in", "bytes_out", "dials", "dials_failed", "sends_failed", "refused"), 0
         )
@@ -81,7 +83,10 @@ class LinkManager:
         self._supervisor = supervisor
         self._post = post
         self._lookup = lookup
-        self._on_driver = on_driver
+        self.on_driver: Callable[[NodeId, DriverMessage], None] = _ignore
+        """Takes what other drivers say about transfers."""
+        self.on_gone: Callable[[NodeId], None] = _ignore
+        """Told when a peer cannot be talked to at the moment."""
         self._clock = asyncio.get_running_loop().time
         self.penalties = Penalties(config.max_penalties, config.ban, self._clock)
         self._links: dict[NodeId, Link] = {}
@@ -175,33 +180,39 @@ class LinkManager:
             return "too many protocol violations"
         return "shutting down" if self._closing else ""
 
-    # ---- what links ask for: control.Owner --------------------------------------------------------------------------
-
-    async def dial(self, link: Link) -> Stream:
-        peer = link.peer
+    async def open_channel(self, peer: NodeId) -> Any:
+        """A new connection to ``peer``, which the caller closes.  Raises TransportError."""
         contact = self._lookup(peer)
         if refusal := self.refusal(peer):
             raise TransportError(refusal)
         if contact is None or not contact.dialable:
-            raise TransportError(f"{short(peer)} has no address")
+            raise UnreachableError(f"{short(peer)} has no address")
         until, pause = self._pauses.get(peer, (0.0, _FIRST_PAUSE))
         if self._clock() < until:
-            raise TransportError(f"{short(peer)} was unreachable a moment ago")
+            raise UnreachableError(f"{short(peer)} was unreachable a moment ago")
         self.counters["dials"] += 1
         try:
             channel = await channels.open_channel(
                 peer, contact.addresses, self._current, self._config.dial_timeout
             )
-            async with asyncio.timeout(self._config.dial_timeout):
-                stream = await DialledStream.open(channel)
-        except (TransportError, TimeoutError) as error:
+        except UnreachableError:
             self.counters["dials_failed"] += 1
             self._pauses[peer] = (self._clock() + pause, min(2 * pause, _LONGEST_PAUSE))
             if len(self._pauses) > _PAUSES:
                 self._pauses.popitem(last=False)
-            raise TransportError(str(error) or "no answer") from None
+            raise
         self._pauses.pop(peer, None)
-        return stream
+        return channel
+
+    # ---- what links ask for: control.Owner --------------------------------------------------------------------------
+
+    async def dial(self, link: Link) -> Stream:
+        channel = await self.open_channel(link.peer)
+        try:
+            async with asyncio.timeout(self._config.dial_timeout):
+                return await DialledStream.open(channel)
+        except TimeoutError:
+            raise TransportError("no answer") from None
 
     async def read(self, link: Link, stream: Stream) -> None:
         why = "closed"
@@ -216,7 +227,7 @@ class LinkManager:
                     why = "idle" if message.why == "idle" else "closed"
                     break
                 if isinstance(message, DriverMessage):
-                    self._on_driver(link.peer, message)
+                    self.on_driver(link.peer, message)
                 elif message is not None:
                     self._post(Received(link.peer, message))
         finally:
@@ -244,10 +255,13 @@ class LinkManager:
     def on_down(self, link: Link, why: str) -> None:
         self._active.pop(link.peer, None)
         self._post(PeerDown(link.peer, why))
+        self.on_gone(link.peer)
 
     def on_failed(self, link: Link, message: Message | Routed, why: str) -> None:
         self.counters["sends_failed"] += 1
-        if not isinstance(message, DriverMessage):
+        if isinstance(message, DriverMessage):
+            self.on_gone(link.peer)
+        else:
             self._post(SendFailed(link.peer, message))
 
     def on_rest(self, link: Link) -> None:

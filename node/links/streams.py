@@ -8,6 +8,7 @@ close; only a ``Goodbye`` frame does (``frames``), and an end without one is a d
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Protocol
 
 import grpc
@@ -15,7 +16,7 @@ import grpc.aio
 
 from protocol.errors import TransportError
 
-from .channels import ACCEPTED, CONTROL
+from .channels import ACCEPTED, CONTROL, errors
 
 CLOSING = 1.0
 """Seconds that a polite close may take before it is cut short."""
@@ -75,14 +76,9 @@ class DialledStream:
 
     async def read(self) -> bytes | None:
         try:
-            frame = await self._call.read()
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            return None
-        except asyncio.CancelledError:
-            # gRPC reports a cancelled *call* with the exception that means a cancelled *task*.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+            with errors():
+                frame = await self._call.read()
+        except TransportError:
             return None
         return None if frame is grpc.aio.EOF else frame
 
@@ -90,25 +86,18 @@ class DialledStream:
         if self.closed:
             raise TransportError("the stream is closed")
         try:
-            await self._call.write(frame)
-        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            with errors():
+                await self._call.write(frame)
+        except TransportError:
             self.closed = True
-            raise TransportError(f"write failed: {error}") from None
-        except asyncio.CancelledError:
-            self.closed = True
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise TransportError("the stream was aborted") from None
+            raise
 
     async def finish(self) -> None:
         if self.closed:
             return
         self.closed = True
-        try:
+        with suppress(TransportError), errors():
             await self._call.done_writing()
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            return
 
     async def close(self) -> None:
         try:
@@ -149,8 +138,9 @@ class AcceptedStream:
             return None
         self._reader = asyncio.current_task()
         try:
-            frame = await self._context.read()
-        except grpc.aio.BaseError:
+            with errors():
+                frame = await self._context.read()
+        except TransportError:
             return None
         except asyncio.CancelledError:
             if self._interrupted(self._reader):
@@ -166,10 +156,11 @@ class AcceptedStream:
                 raise TransportError("the stream is closed")
             self._writer = asyncio.current_task()
             try:
-                await self._context.write(frame)
-            except grpc.aio.BaseError as error:
+                with errors():
+                    await self._context.write(frame)
+            except TransportError:
                 self.closed = True
-                raise TransportError(f"write failed: {error}") from None
+                raise
             except asyncio.CancelledError:
                 if self._interrupted(self._writer):
                     raise TransportError("the stream was aborted") from None

@@ -7,14 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
-
 from node.identity.certificates import Limits
 from node.identity.credentials import Credentials, roots_pem
 from node.identity.issuing import endorse, make_authority, make_leaf
 from node.identity.keys import Key
 from protocol.ids import NodeId, ring_id
-from protocol.messages import Contact
 
 PATIENCE = 10.0
 """Seconds after which a condition that does not come is a failure; nothing waits that long otherwise."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
 from dht.messages import Ping
+from node.identity.certificates import node_name
 from node.links import channels
 from node.links.frames import Goodbye
 from node.links.manager import LinkConfig
@@ -119,7 +121,7 @@ def test_plaintext_no_certificate_foreign_fabric_and_noise_are_refused() -> None
     async def scenario() -> None:
         fabric, foreign = Fabric(2), Fabric(1)
         async with hosts(2, fabric=fabric) as (a, b):
-            name, address = channels.node_name(b.id), address_of(a, b)
+            name, address = node_name(b.id), address_of(a, b)
             roots = fabric.members[0].credentials.roots_pem
             leaf = foreign.members[0].credentials.leaf
             for credentials in (
@@ -139,7 +141,7 @@ def test_plaintext_no_certificate_foreign_fabric_and_noise_are_refused() -> None
     asyncio.run(scenario())
 
 
-async def raw_link(fabric: Fabric, a: Host, b: Host) -> channels.Any:
+async def raw_link(fabric: Fabric, a: Host, b: Host) -> Any:
     """A control stream from ``a``'s identity to ``b``, without the manager, to misbehave with."""
     member = next(member for member in fabric.members if member.id == a.id)
     return await channels.open_channel(b.id, [address_of(a, b)], lambda: member.credentials, 5.0)
