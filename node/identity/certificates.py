@@ -51,6 +51,7 @@ _NOBODY = "invalid"
 """A host name that cannot exist (RFC 6761)."""
 _UNPARSABLE = (
     ValueError,
+    TypeError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
@@ -147,8 +148,8 @@ def check_authority(authority: bytes) -> None:
     """Raise AuthError unless ``authority`` (DER) is what ``make_authority`` makes."""
     certificate = _parse(authority)
     _identity_key(certificate)
-    _check_signed(certificate, certificate)
     _check_depth(certificate, AUTHORITY_DEPTH)
+    _check_signed(certificate, certificate)
 
 
 def public_key_of(intermediate: bytes) -> bytes:

@@ -191,6 +191,7 @@ def verify_all(leaf: bytes, intermediate: bytes, authority: bytes) -> None:
     check_authority(authority)
 
 
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @given(position=st.integers(0, 5000), value=st.integers(0, 255), which=st.integers(0, 2))
 @settings(max_examples=150, deadline=None)
 def test_damaged_certificates_are_refused_with_one_kind_of_error(position: int, value: int, which: int) -> None:
