@@ -38,7 +38,7 @@ class RingConfig:
     suspect_after: int = 700 * MS
     """Unanswered questioning after which a peer is routed around."""
     ping_retry: int = 300 * MS
-    """Between pings of one questioning, so that a lost one does not decide."""
+    """Between pings to a silent watched peer, so that no single lost one decides; unwatched ones get four in all."""
     grain: int = 100 * MS
     """Smallest distance of two liveness ticks, and the loop lag up to which this node thinks itself healthy."""
     lag_weight: int = 4

@@ -226,7 +226,7 @@ class Joiner:
             return
         view.out.send(joiner.id, RowShare(self._rows_for(peer, joiner.id)))
         if hop is not None:
-            self._router.send(hop.id, routed or Routed(joiner.id, joiner, 1, JoinRing(joiner)))
+            self._router.send(hop.id, routed or Routed(joiner.id, joiner, 1, JoinRing(joiner)), now)
         else:
             leaves = (view.me, *(leaf for leaf in view.leaves if leaf.id != joiner.id and view.usable(leaf.id)))
             view.out.send(joiner.id, Welcome(leaves))

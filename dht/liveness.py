@@ -240,7 +240,8 @@ class Liveness:
     def _deadline(self, peer: NodeId, monitor: Monitor) -> int:
         """Attentive time at which something must be done about ``peer``."""
         if monitor.asked >= 0:
-            return min(monitor.pinged + self._config.ping_retry, self._death(monitor))
+            retry = self._config.ping_retry if monitor.purposes else self._config.near_patience // 4
+            return min(monitor.pinged + retry, self._death(monitor))
         period = self._config.watch_period if monitor.purposes else self._config.near_period
         return monitor.heard + (period if self._me < peer else period + period // 4)
 

@@ -41,7 +41,8 @@ class Lookup:
         self._searches: dict[int, _Search] = {}
         self._next = 0
 
-    def __bool__(self) -> bool:
+    @property
+    def busy(self) -> bool:
         return bool(self._searches)
 
     def find(self, token: int, key: bytes, count: int, now: int, asker: NodeId | None = None) -> None:
@@ -68,7 +69,7 @@ class Lookup:
             return
         hop = self._router.next_hop(routed.key)
         if hop is not None:
-            self._router.send(hop.id, routed)
+            self._router.send(hop.id, routed, now)
         elif not view.ready:
             self._router.hold(routed, now)
         else:

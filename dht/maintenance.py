@@ -37,6 +37,7 @@ class Maintenance:
         "_out",
         "_prober",
         "_refreshed",
+        "_repair_again",
         "_retry_armed",
         "_surveyed",
         "_turn",
@@ -53,6 +54,7 @@ class Maintenance:
         self._heal_armed = False
         self._turn = 0
         self._exchanged = self._surveyed = self._refreshed = 0
+        self._repair_again = 0
 
     def start(self, now: int) -> None:
         view, config = self._view, self._view.config
@@ -69,7 +71,7 @@ class Maintenance:
     def arm(self, now: int) -> None:
         """After each step: see that what is pending has a timer."""
         view = self._view
-        if not self._retry_armed and (view.lost_leaf or self._prober or self._lookup):
+        if not self._retry_armed and (view.lost_leaf or self._prober.busy or self._lookup.busy):
             self._retry_armed = True
             delay = view.config.repair_delay if view.lost_leaf else view.config.probe_retry
             self._out.set_timer(RETRY, now + delay)
@@ -88,6 +90,7 @@ class Maintenance:
         if view.lost_leaf:
             whom = view.leaves.snapshot() if view.lost_neighbour else view.leaves.edges()
             view.lost_leaf = view.lost_neighbour = False
+            self._repair_again = now + 2 * view.config.care_period
             for contact in whom:
                 self._prober.probe(contact, now)
             for contact in view.table.entries():
@@ -114,6 +117,11 @@ class Maintenance:
             if now - self._exchanged >= config.exchange_period:
                 self._exchanged = now
                 self._prober.probe(view.stream.choice(leaves), now)
+            if 0 < self._repair_again <= now:
+                # Whom we asked at once may have been in the midst of its own repair.
+                self._repair_again = 0
+                for contact in view.leaves.edges():
+                    self._prober.probe(contact, now)
         if now - self._surveyed >= config.survey_period:
             self._surveyed = now
             self._survey(now)

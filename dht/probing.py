@@ -37,11 +37,9 @@ class Prober:
         self._view = view
         self._outstanding: dict[NodeId, _Probe] = {}
 
-    def __bool__(self) -> bool:
+    @property
+    def busy(self) -> bool:
         return bool(self._outstanding)
-
-    def __len__(self) -> int:
-        return len(self._outstanding)
 
     def probe(self, contact: Contact, now: int) -> None:
         """Ask ``contact`` for its leaf set, unless it is being asked."""

@@ -24,18 +24,20 @@ from .view import View
 
 _HELD = 32
 _HOLD_LIFE = 10 * SECOND
-_SHARE_PERIOD = 5 * SECOND
+_REPAIR_PERIOD = SECOND
+_QUESTION_PERIOD = SECOND
 
 
 class Router:
     """Moves routed messages through this node."""
 
-    __slots__ = ("_held", "_shared", "_view", "dropped")
+    __slots__ = ("_held", "_looked", "_questioned", "_view", "dropped")
 
     def __init__(self, view: View) -> None:
         self._view = view
         self._held: deque[tuple[int, Routed]] | None = None
-        self._shared = -_SHARE_PERIOD
+        self._looked = -_REPAIR_PERIOD
+        self._questioned = -_QUESTION_PERIOD
         self.dropped = 0
         """Messages that exceeded the hop limit or were held too long."""
 
@@ -57,7 +59,7 @@ class Router:
         if peer == self._view.me.id:
             self._deliver(routed, now)
         elif self._view.usable(peer):
-            self.send(peer, routed)
+            self.send(peer, routed, now)
         else:
             self.forward(routed, now)
 
@@ -65,21 +67,22 @@ class Router:
         """Move ``routed`` on without asking above: it was asked already, or the message is the ring's own."""
         hop = self.next_hop(routed.key)
         if hop is not None:
-            self.send(hop.id, routed)
+            self.send(hop.id, routed, now)
         elif self._view.ready:
             self._deliver(routed, now)
         else:
             self.hold(routed, now)
 
-    def send(self, peer: NodeId, routed: Routed) -> None:
+    def send(self, peer: NodeId, routed: Routed, now: int) -> None:
+        """One hop.  Now and then the hop is questioned along the way: nothing else would find out that an entry of the
+        routing table died silently, and whoever repeats a lost message would lose it there again."""
         if routed.hops >= self._view.config.max_hops:
             self.dropped += 1
             return
         self._view.out.send(peer, Routed(routed.key, routed.origin, routed.hops + 1, routed.message))
-
-    def failed(self, routed: Routed, now: int) -> None:
-        """The send of ``routed`` failed and its hop is suspected by now: try the next alternative."""
-        self.forward(Routed(routed.key, routed.origin, routed.hops - 1, routed.message), now)
+        if now - self._questioned >= _QUESTION_PERIOD:
+            self._questioned = now
+            self._view.liveness.question(peer, now)
 
     def _deliver(self, routed: Routed, now: int) -> None:
         self._view.learn(routed.origin)
@@ -145,12 +148,12 @@ class Router:
     def repair_sender(self, previous: NodeId, key: bytes, now: int) -> None:
         """Lazy repair: ``previous`` gained no digit by coming to us; if we have what its row lacks, tell it."""
         view = self._view
-        if now - self._shared < _SHARE_PERIOD or previous == view.me.id:
+        if now - self._looked < _REPAIR_PERIOD or previous == view.me.id:
             return
+        self._looked = now
         row = shared_prefix(previous, key)
         if shared_prefix(view.me.id, key) > row or shared_prefix(view.me.id, previous) < row:
             return
         entry = view.table.slot(row, digit(key, row))
         if entry is not None and entry.id != previous:
-            self._shared = now
             view.out.send(previous, RowShare(tuple(view.table.row(row))))

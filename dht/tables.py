@@ -26,7 +26,18 @@ _HALF = SPACE >> 1
 class LeafSet:
     """Up to ``width`` nearest contacts on each side of ``me``, by distance in that direction."""
 
-    __slots__ = ("_left", "_left_at", "_me", "_members", "_origin", "_right", "_right_at", "_snapshot", "_width")
+    __slots__ = (
+        "_left",
+        "_left_at",
+        "_me",
+        "_members",
+        "_origin",
+        "_right",
+        "_right_at",
+        "_snapshot",
+        "_whole",
+        "_width",
+    )
 
     def __init__(self, me: NodeId, width: int) -> None:
         self._me = me
@@ -38,6 +49,8 @@ class LeafSet:
         self._left: list[NodeId] = []
         self._left_at: list[int] = []
         self._snapshot: tuple[Contact, ...] | None = ()
+        self._whole = True
+        """Both sides together go round the whole ring."""
 
     def _offset(self, identifier: bytes) -> int:
         return (suffix(identifier) - self._origin) & _MASK
@@ -110,7 +123,7 @@ class LeafSet:
         for other in outcast:
             if other is not None and other not in self._right and other not in self._left:
                 self._members.pop(other, None)
-        self._snapshot = None
+        self._changed()
         return True
 
     def _insert(self, side: list[NodeId], at: list[int], offset: int, peer: NodeId) -> NodeId | None:
@@ -133,27 +146,28 @@ class LeafSet:
             if peer in side:
                 i = side.index(peer)
                 del at[i], side[i]
-        self._snapshot = None
+        self._changed()
         return True
+
+    def _changed(self) -> None:
+        self._snapshot = None
+        right_at, left_at = self._right_at, self._left_at
+        if right_at and left_at:
+            self._whole = right_at[-1] + left_at[-1] >= SPACE
+        else:
+            self._whole = not self._members
 
     # ---- geometry ----
 
-    @property
-    def overlaps(self) -> bool:
-        """Both sides together go round the whole ring."""
-        if not self._right_at or not self._left_at:
-            return not self._right_at and not self._left_at
-        return self._right_at[-1] + self._left_at[-1] >= SPACE
-
     def covers(self, key: bytes) -> bool:
         """Is ``key`` within the leaf set's range, so that the closest member is the closest node?"""
-        if self.overlaps:
+        if self._whole:
             return True
         offset = self._offset(key)
         return (
             offset == 0
-            or bool(self._right_at and offset <= self._right_at[-1])
-            or bool(self._left_at and SPACE - offset <= self._left_at[-1])
+            or (bool(self._right_at) and offset <= self._right_at[-1])
+            or (bool(self._left_at) and SPACE - offset <= self._left_at[-1])
         )
 
     def closest(self, key: bytes) -> Contact | None:
@@ -162,14 +176,20 @@ class LeafSet:
         if offset == 0 or not self._members:
             return None
         if self._right_at and offset <= self._right_at[-1]:
-            side, i = self._right, bisect_left(self._right_at, offset)
+            side, at, where = self._right, self._right_at, offset
         else:
-            side, i = self._left, bisect_left(self._left_at, SPACE - offset)
-        candidates = side[max(i - 1, 0) : i + 1]
-        if i == len(side) and self._right:
-            candidates.append(self._right[-1])
-        best = min(candidates, key=lambda peer: closeness(key, peer))
-        return self._members[best] if closeness(key, best) < closeness(key, self._me) else None
+            side, at, where = self._left, self._left_at, SPACE - offset
+        i = bisect_left(at, where)
+        best, best_distance = self._me, min(offset, SPACE - offset)
+        for j in (i - 1, i):
+            if 0 <= j < len(at):
+                distance = abs(at[j] - where)
+                distance = min(distance, SPACE - distance)
+                if distance < best_distance or (distance == best_distance and side[j] < best):
+                    best, best_distance = side[j], distance
+        if i == len(at) and self._right and closeness(key, self._right[-1]) < closeness(key, best):
+            best = self._right[-1]
+        return self._members.get(best)
 
     def neighbours(self) -> tuple[NodeId, ...]:
         """The immediate neighbours: two, or one in a ring of two, or none."""
