@@ -19,7 +19,7 @@ from protocol.ids import NodeId
 from protocol.messages import EMPTY, Value
 from pubsub.messages import Head, Partial, WaveId
 
-from .aggregator import combine
+from .aggregator import MAX_METRICS, combine
 from .messages import Order, Report, Work, decode_report, encode
 from .notices import WaveStarted
 from .spec import AppSpec
@@ -146,10 +146,11 @@ class Coordinator:
         self._host.out.set_timer(("fl.next", self.spec.id), now + self._host.config.wait)
 
     def _propose(self, total: Partial, model: Value, state: Value, now: int) -> None:
-        metrics = dict(total.metrics)
+        report, closing = self._judge(dict(total.metrics))
+        metrics = dict(sorted(total.metrics.items())[:MAX_METRICS])
         if self._wave.round == 1:
-            metrics.update(self.described)
-        report, closing = self._judge(metrics)
+            room = MAX_METRICS - len(metrics)
+            metrics.update([item for item in sorted(self.described.items()) if item[0] not in metrics][:room])
         finished = self._work is Work.EVALUATE or (closing and not self.spec.evaluate)
         head = Head(
             app=self.spec.id,
@@ -160,7 +161,7 @@ class Coordinator:
             model=model,
             state=state,
             contributors=total.contributors,
-            metrics=dict(sorted(metrics.items())[:64]),
+            metrics=metrics,
             weight=total.weight,
             finished=finished,
             report=encode(report),
