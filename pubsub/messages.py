@@ -28,6 +28,10 @@ class WaveId(NamedTuple):
     wave: Natural
 
 
+NO_WAVE = WaveId(0, 0, 0)
+"""Before any wave: real ones belong to an epoch of at least 1."""
+
+
 class Head(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The register of an application: what its last round decided and who guards it (DESIGN section 7)."""
 

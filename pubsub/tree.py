@@ -25,7 +25,7 @@ from protocol.messages import Contact
 from protocol.streams import Stream
 
 from .config import TreeConfig
-from .messages import MAX_DEPTH, Head, TreeAccept, TreeBeat, TreeJoin, TreeLeave, TreeRefuse, WaveId
+from .messages import MAX_DEPTH, NO_WAVE, Head, TreeAccept, TreeBeat, TreeJoin, TreeLeave, TreeRefuse, WaveId
 from .ports import Overlay
 
 
@@ -240,7 +240,7 @@ class Tree:
 
     def _tell_children(self) -> None:
         """A changed path goes down at once: loops are found by it."""
-        beat = TreeBeat(self.app, self.my_path, WaveId(0, 0, 0), (0, 0))
+        beat = TreeBeat(self.app, self.my_path, NO_WAVE, (0, 0))
         for child in self.children:
             self._out.send(child, beat)
 

@@ -27,12 +27,11 @@ from protocol.errors import Code
 from protocol.ids import NodeId
 
 from .config import TreeConfig
-from .messages import Head, Partial, WaveId, WaveOpen, WaveUp
+from .messages import NO_WAVE, Head, Partial, WaveId, WaveOpen, WaveUp
 from .ports import OpenWave, Roles
 from .tree import Tree
 
 _WAITING = object()
-NO_WAVE = WaveId(0, 0, -1)
 
 
 class Waves:

@@ -1,0 +1,197 @@
+"""Getting a place, keeping it, and losing it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from protocol.errors import Code
+from pubsub.config import TreeConfig
+from pubsub.messages import Committed, TreeAccept, TreeBeat, TreeJoin, TreeLeave, TreeRefuse, WaveOpen, WaveUp
+from tests.pubsub.harness import MS, SECOND, Host, Net
+
+
+def settled(net: Net) -> Net:
+    """Started, and everybody in the tree."""
+    net.start()
+    net.run_until(net.all_attached, 30 * SECOND)
+    return net
+
+
+def below(net: Net, host: Host) -> list[Host]:
+    return [net.hosts[child] for child in host.grove().tree.children]
+
+
+def interior(net: Net) -> Host:
+    """Somebody with a parent and with children."""
+    return next(host for host in net.hosts.values() if not host.is_root and below(net, host))
+
+
+@pytest.mark.parametrize("fan_out", [1, 2, 4])
+def test_nobody_takes_more_children_than_the_cap_and_the_tree_stays_shallow(fan_out: int) -> None:
+    net = settled(Net(30 if fan_out > 1 else 12, fan_out=fan_out, rounds=100))
+    trees = [host.grove().tree for host in net.hosts.values()]
+    assert max(len(tree.children) for tree in trees) <= fan_out
+    assert max(tree.depth for tree in trees) <= {1: 11, 2: 8, 4: 5}[fan_out]
+
+
+def test_a_refused_joiner_goes_down_to_the_child_that_it_is_pointed_to() -> None:
+    net = settled(Net(6, fan_out=4, rounds=100))
+    last = net.by_rank()[5]
+    net.crash(last)
+    net.run(5 * SECOND)
+    net.restart(last)
+    net.run_until(net.all_attached, 10 * SECOND)
+    refusals = [message for _, _, dst, message in net.sent if dst == last.id and isinstance(message, TreeRefuse)]
+    assert last.grove().tree.depth == 2 or not any(one.candidates for one in refusals)
+
+
+def test_the_children_of_a_dead_parent_find_another_one() -> None:
+    net = settled(Net(20, fan_out=2, rounds=100))
+    victim = interior(net)
+    net.crash(victim)
+    net.run_until(net.all_attached, 10 * SECOND)
+
+
+def test_two_subtrees_that_join_below_each_other_notice_the_loop_and_part() -> None:
+    net = settled(Net(12, fan_out=3, rounds=100, seed=3))
+    first, second = [host for host in net.hosts.values() if not host.is_root and below(net, host)][:2]
+    under_first, under_second = below(net, first)[0], below(net, second)[0]
+    for host, place in ((first, under_second), (second, under_first)):
+        tree = host.grove().tree
+        del net.hosts[tree.parent].grove().tree.children[host.id]
+        tree.parent, tree.path = None, ()
+        tree._attempt += 1
+        tree._candidates = []
+        host.forest.ring.learn(place.me)
+        host.do(lambda now, tree=tree, place=place: net.post(tree.me.id, place.id, tree._ask()))
+    net.run_until(lambda: first.grove().tree.attached and second.grove().tree.attached, 1 * SECOND)
+    net.run_until(net.all_attached, 60 * SECOND)
+    walked = {host.id for host in net.hosts.values()}
+    for host in net.hosts.values():
+        path = host.grove().tree.path
+        assert len(set(path)) == len(path)
+        walked.discard(host.id)
+    assert not walked
+
+
+def test_a_joiner_above_the_one_it_asks_is_refused() -> None:
+    net = settled(Net(12, fan_out=2, rounds=100))
+    host = interior(net)
+    child = below(net, host)[0]
+    net.sent.clear()
+    child.do(lambda now: child.forest.received(host.id, TreeJoin(net.app, host.me, 77), now))
+    answers = [message for _, src, dst, message in net.sent if (src, dst) == (child.id, host.id)]
+    assert answers == [TreeRefuse(net.app, 77)]
+    assert host.id not in child.grove().tree.children
+
+
+def test_a_lost_acceptance_leaves_a_ghost_that_the_next_beat_clears() -> None:
+    net = Net(8, rounds=100)
+    rule = net.lose(TreeAccept, times=3)
+    settled(net)
+    assert rule.hits == 3
+    net.run(3 * net.config.beat)
+    net.check_tree()
+    held = list(itertools.chain.from_iterable(host.grove().tree.children for host in net.hosts.values()))
+    assert len(held) == len(set(held)) == 7
+
+
+def test_an_acceptance_of_an_abandoned_attempt_is_declined() -> None:
+    net = Net(8, rounds=100)
+    net.delay(TreeAccept, net.config.join_retry + 50 * MS, times=4)
+    settled(net)
+    net.run(3 * net.config.beat)
+    net.check_tree()
+
+
+def test_a_parent_that_forgot_its_child_loses_it_at_the_first_word() -> None:
+    net = settled(Net(8, rounds=100, min_workers=8))
+    root = net.root
+    child = below(net, root)[0]
+    root.forest.peer_dead(child.id, net.now)
+    root.out.drain()
+    net.run_until(lambda: child.id not in root.grove().tree.children or child.grove().tree.parent != root.id, SECOND)
+    net.run_until(net.all_attached, 2 * SECOND)
+
+
+def test_a_parent_without_beats_is_left() -> None:
+    config = TreeConfig(beat=1 * SECOND)
+    net = settled(Net(6, rounds=10**6, config=config, min_workers=99))
+    child = below(net, net.root)[0]
+    silent = [net.lose(kind, src=net.root, dst=child) for kind in (TreeBeat, WaveOpen)]
+    net.run((config.beat_patience + 2) * config.beat)
+    assert child.grove().tree.parent != net.root.id or silent[0].hits < config.beat_patience + 4
+    net.rules.clear()
+    net.run_until(net.all_attached, 30 * SECOND)
+
+
+def test_beats_before_the_first_wave_can_be_read() -> None:
+    net = Net(3, rounds=1)
+    net.start(join=False)
+    host = net.by_rank()[0]
+    host.do(lambda now: host.forest.join(net.app, now))
+    tree = host.grove().tree
+    tree.children[net.by_rank()[1].id] = type("Child", (), {"contact": net.by_rank()[1].me, "pushes": 0})()
+    tree.parent = net.by_rank()[2].id
+    host.do(lambda now: host.grove().on_timer("tree.beat", now))
+    assert [message for _, _, _, message in net.sent if isinstance(message, TreeBeat)]
+
+
+def test_an_outbound_only_member_is_hosted_by_its_gateway() -> None:
+    net = Net(6, leaves=3, rounds=4, min_workers=9)
+    net.start()
+    net.run_until(net.finished, 60 * SECOND)
+    net.check_sums()
+    assert len(net.committed[net.app, 4].contributors) == 9
+    for leaf in net.by_rank()[6:]:
+        assert not leaf.grove().tree.children
+        assert net.hosts[leaf.grove().tree.parent].me.dialable
+
+
+def test_a_join_in_the_name_of_another_is_a_counted_penalty() -> None:
+    net = settled(Net(4, rounds=100))
+    root, liar, victim = net.root, *[host for host in net.by_rank() if not host.is_root][:2]
+    children = list(root.grove().tree.children)
+    root.do(lambda now: root.forest.received(liar.id, TreeJoin(net.app, victim.me, 5), now))
+    assert root.penalties[-1][:2] == (liar.id, Code.UNAUTHORISED)
+    assert list(root.grove().tree.children) == children
+
+
+def test_a_join_for_an_application_that_nobody_knows_is_refused() -> None:
+    net = settled(Net(4, rounds=100))
+    root, other = net.root, next(host for host in net.by_rank() if not host.is_root)
+    net.sent.clear()
+    root.do(lambda now: root.forest.received(other.id, TreeJoin(b"?" * 16, other.me, 1), now))
+    assert [message for _, _, _, message in net.sent] == [TreeRefuse(b"?" * 16, 1)]
+    assert b"?" * 16 not in root.forest.groves
+
+
+def test_a_member_that_leaves_is_not_waited_for_and_its_children_stay() -> None:
+    net = settled(Net(12, fan_out=2, rounds=100))
+    host = interior(net)
+    host.do(lambda now: host.forest.leave(net.app, now))
+    net.run_until(net.all_attached, 10 * SECOND)
+    assert not host.grove().tree.attached
+    assert all(host.id not in other.grove().tree.children for other in net.hosts.values())
+
+
+def test_what_strangers_say_as_parent_or_child_changes_nothing() -> None:
+    net = settled(Net(5, rounds=100))
+    member = next(host for host in net.by_rank() if not host.is_root)
+    stranger = next(h for h in net.by_rank() if h.id not in (*member.grove().tree.my_path, *member.grove().tree.children))
+    before = (member.grove().tree.parent, member.grove().tree.path, dict(member.grove().tree.children))
+    head = net.root.grove().head
+    wave = net.wave_of(member)
+    for message in (
+        TreeBeat(net.app, (stranger.id,), wave, (9, 9)),
+        WaveOpen(net.app, wave._replace(wave=9), head, 0),
+        WaveUp(net.app, wave, None),
+        Committed(head),
+        TreeAccept(net.app, 10**6, ()),
+        TreeLeave(net.app),
+    ):
+        member.do(lambda now, message=message: member.forest.received(stranger.id, message, now))
+    assert before == (member.grove().tree.parent, member.grove().tree.path, dict(member.grove().tree.children))
+    assert net.wave_of(member) == wave
