@@ -31,9 +31,9 @@ def selected(beacon: bytes, member: bytes, fraction: float) -> bool:
     return draw < fraction * 2**64
 
 
-def training_seed(spec: AppSpec, round_: int, member: bytes) -> int:
+def seed_of(app_seed: int, round_: int, member: bytes) -> int:
     """The seed of one training, so that whoever knows who contributed can repeat it (63 bits)."""
-    material = spec.seed.to_bytes(16, "big", signed=True) + round_.to_bytes(8, "big") + member
+    material = app_seed.to_bytes(16, "big", signed=True) + round_.to_bytes(8, "big") + member
     return int.from_bytes(hashlib.sha256(material).digest()[:8], "big") >> 1
 
 
@@ -86,7 +86,7 @@ class Worker:
         assert wave is not None and self._model is not None
         me, round_ = self._host.me.id, self._round
         if work is Work.TRAIN:
-            seed = training_seed(spec, round_, me)
+            seed = seed_of(spec.seed, round_, me)
             task = Train(spec.id, spec, round_, self._model, seed, spec.evaluate)
             self._job = self._host.jobs.run(task, self._done)
         elif work is Work.EVALUATE:
