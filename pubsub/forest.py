@@ -218,8 +218,8 @@ class Forest:
     # ---- routed -----------------------------------------------------------------------------------------------------
 
     def intercept(self, origin: Contact, message: Message, now: int) -> Verdict | NodeId:
-        """A join on its way: a member takes it, unless the joiner stands above it."""
-        if not isinstance(message, TreeJoin):
+        """A join on its way: a member takes it, unless the joiner stands above it.  One's own goes on."""
+        if not isinstance(message, TreeJoin) or message.joiner.id == self.me.id:
             return Verdict.CONTINUE
         grove = self.groves.get(message.app)
         if grove is not None and grove.takes(message):
