@@ -149,6 +149,8 @@ class Joiner:
 
     def on_welcome(self, peer: NodeId, message: Welcome, now: int) -> None:
         """The leaf set of the ready node closest to us.  Uninvited it is hearsay like any other."""
+        if self.phase is Phase.IDLE:
+            return
         self._sighted = now
         if self.phase is Phase.SEEKING:
             self.phase = Phase.PROBING
@@ -158,6 +160,9 @@ class Joiner:
         self.settle(now)
 
     def on_rows(self, message: RowShare, now: int) -> None:
+        """Candidates for the routing table."""
+        if self.phase is Phase.IDLE:
+            return
         self._sighted = now
         for contact in message.contacts:
             self._view.consider(contact)

@@ -103,6 +103,13 @@ class Liveness:
         if monitor is not None:
             monitor.linked = up
 
+    def clear(self) -> None:
+        """Listen to nobody any more."""
+        self._monitors.clear()
+        self._suspects.clear()
+        self._out.cancel_timer(TIMER)
+        self._armed = 0
+
     def forget(self, peer: NodeId, now: int) -> int:
         """Drop ``peer``; for how many ns nothing was heard (0 when it was not monitored)."""
         self._suspects.pop(peer, None)
@@ -167,6 +174,9 @@ class Liveness:
             return False
         self._suspects[peer] = None
         return now - self._excused - monitor.asked >= self._config.suspect_after
+
+    def monitors(self, peer: NodeId) -> bool:
+        return peer in self._monitors
 
     @property
     def monitored(self) -> list[NodeId]:

@@ -102,6 +102,7 @@ class Ring:
 
     def start(self, seeds: tuple[Contact, ...], now: int) -> None:
         """Enter the ring through any of ``seeds``; with none, be the first."""
+        self._view.started = True
         self._view.seeds = tuple(seed for seed in seeds if not self._view.foreign(seed))
         if self._gateway is not None:
             self._gateway.start(now)
@@ -111,7 +112,7 @@ class Ring:
         self._settle(now)
 
     def leave(self, now: int) -> None:
-        """Say goodbye to all who count on this node.  ``start`` may follow."""
+        """Say goodbye to all who count on this node; from then on it only repeats that."""
         view = self._view
         for peer in dict.fromkeys([contact.id for contact in view.leaves] + view.liveness.monitored):
             view.out.send(peer, Goodbye())
@@ -119,8 +120,10 @@ class Ring:
             self._gateway.stop()
         else:
             self._joiner.stop()
+        view.liveness.clear()
         self._prober.clear()
         self._maintenance.stop()
+        view.started = False
 
     def route(self, key: bytes, message: Message, now: int) -> None:
         """Send ``message`` from here towards whoever is closest to ``key``; may deliver here, at once."""
@@ -191,11 +194,14 @@ class Ring:
         if type(message) is Pong:
             self._sample(peer, view.liveness.pong(peer, message.nonce, now))
         view.liveness.heard(peer, now)
-        if view.ghosts and peer in view.ghosts and type(message) is not Goodbye:
+        if view.ghosts and peer in view.ghosts and view.started and type(message) is not Goodbye:
             self._revive(peer, now)
         if handler is None:
             return False
-        handler(self, peer, message, now)
+        if view.started:
+            handler(self, peer, message, now)
+        elif isinstance(message, Ping | LeafProbe):
+            view.out.send(peer, Goodbye())
         return True
 
     def _revive(self, peer: NodeId, now: int) -> None:
@@ -314,16 +320,13 @@ class Ring:
             self._joiner.settle(now)
 
     def _on_join(self, peer: NodeId, message: JoinRing, now: int) -> None:
-        if self._gateway is None:
-            self._joiner.on_fellow(peer, message.joiner, now)
+        self._joiner.on_fellow(peer, message.joiner, now)
 
     def _on_rows(self, peer: NodeId, message: RowShare, now: int) -> None:
-        if self._gateway is None:
-            self._joiner.on_rows(message, now)
+        self._joiner.on_rows(message, now)
 
     def _on_welcome(self, peer: NodeId, message: Welcome, now: int) -> None:
-        if self._gateway is None:
-            self._joiner.on_welcome(peer, message, now)
+        self._joiner.on_welcome(peer, message, now)
 
     def _on_goodbye(self, peer: NodeId, message: Goodbye, now: int) -> None:
         self._lost(peer, "left", now)

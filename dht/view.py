@@ -44,6 +44,7 @@ class View:
         "out",
         "ready",
         "seeds",
+        "started",
         "stream",
         "table",
         "upcalls",
@@ -65,6 +66,8 @@ class View:
         self.upcalls = upcalls
         self.stream = stream
         self.ready = False
+        self.started = False
+        """Between ``start`` and ``leave``."""
         self.leaves = LeafSet(me.id, config.leaf_side)
         self.table = RoutingTable(me.id)
         self.book = AddressBook(config.book_size)
@@ -163,12 +166,17 @@ class View:
 
     def bury(self, peer: NodeId, why: str, now: int) -> None:
         """``peer`` is dead: out of all tables, and those above are told."""
+        final = why in ("left", "revoked")
+        ghost = self.ghosts.get(peer)
+        if ghost is not None and not self.liveness.monitors(peer):
+            ghost.final |= final
+            return
         contact = self.contact(peer)
         silence = self.liveness.forget(peer, now)
         self.table.remove(peer)
         self.book.forget(peer)
         if contact is not None:
-            self.ghosts.add(contact, now, final=why in ("left", "revoked"))
+            self.ghosts.add(contact, now, final=final)
         near = peer in self._neighbours
         if self.leaves.remove(peer):
             self.lost_leaf = True
