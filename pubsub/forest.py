@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from dht.ports import Verdict
 from protocol.effects import Outbox
+from protocol.errors import Code
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId
 from protocol.messages import Contact, Message
@@ -76,7 +77,7 @@ class Forest:
         self.counters: dict[str, int] = {}
         self._restored = restored
         self._handlers: dict[type[Message], Callable[..., None]] = {
-            TreeJoin: self._on_join,
+            TreeJoin: self._on_direct_join,
             TreeAccept: self._to_grove(Grove.on_accept),
             TreeRefuse: self._to_grove(Grove.on_refuse),
             TreeLeave: self._to_grove(Grove.on_leave),
@@ -240,7 +241,7 @@ class Forest:
     def deliver(self, message: Message, now: int) -> None:
         """This node is the rendezvous."""
         if isinstance(message, TreeJoin):
-            self._on_join(message.joiner.id, message, now)
+            self._on_join(message, now)
 
     # ---- handlers that need no grove of their own -------------------------------------------------------------------
 
@@ -274,7 +275,13 @@ class Forest:
     def _on_accept(self, peer: NodeId, message: Accept, now: int) -> None:
         self._voter(message.head.app).on_accept(peer, message, now)
 
-    def _on_join(self, peer: NodeId, message: TreeJoin, now: int) -> None:
+    def _on_direct_join(self, peer: NodeId, message: TreeJoin, now: int) -> None:
+        if message.joiner.id == peer:
+            self._on_join(message, now)
+        else:
+            self.out.penalize(peer, Code.UNAUTHORISED, "join in the name of another")
+
+    def _on_join(self, message: TreeJoin, now: int) -> None:
         grove = self.grove(message.app, now)
         if grove is not None:
             grove.on_join(message, now)
