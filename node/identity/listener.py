@@ -9,6 +9,7 @@ can be reached from here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -174,10 +175,13 @@ class JoinListener:
             answer = await self._answer(await read_question(reader), host)
             writer.write(pack(answer))
             await writer.drain()
-        finally:
             writer.close()
-        await writer.wait_closed()
-        return answer
+            # The joiner may hang up as soon as it has its answer.
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            return answer
+        finally:
+            transport.abort()
 
     async def _answer(self, question: Question, host: str) -> Answer:
         if isinstance(question, AskFabric):
