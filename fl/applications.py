@@ -42,6 +42,9 @@ from .notices import (
 from .spec import AppSpec
 from .worker import Worker
 
+MAX_OVER = 16_384
+"""Ended applications that are remembered: four times what the record table holds."""
+
 _heads = msgspec.msgpack.Decoder(Head)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -306,6 +309,9 @@ class Applications:
         return True
 
     def _end(self, app_id: AppId, status: str, detail: str, now: int) -> None:
+        self._over[app_id] = status
+        if len(self._over) > MAX_OVER:
+            del self._over[next(iter(self._over))]
         app = self.apps.get(app_id)
         if app is None:
             return
@@ -314,5 +320,4 @@ class Applications:
         app.worker, app.coordinator = None, None
         self.out.cancel_timer(("fl.next", app_id))
         self.status(app_id, status, detail, now)
-        self._over[app_id] = status
         self.forest.conclude(app_id, now)

@@ -73,13 +73,13 @@ class Worker:
         holdings, bundle = self._host.forest.holdings, self.spec.bundle
 
         def have_model(at: int) -> None:
-            holdings.ensure(bundle, wave.source, start, at)
+            holdings.ensure(bundle, (wave.source,), start, at)
 
         def start(at: int) -> None:
             if self._wave is not None and self._job == -1 and self._model == wave.head.model and self._work is work:
                 self._start(work, at)
 
-        holdings.ensure(wave.head.model, wave.source, have_model, now)
+        holdings.ensure(wave.head.model, (wave.source,), have_model, now)
 
     def _start(self, work: Work, now: int) -> None:
         wave, spec = self._wave, self.spec

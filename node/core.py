@@ -165,7 +165,7 @@ class NodeCore:
 
     def _start(self, request: Start, now: int) -> None:
         """Take up what an earlier life knew, then enter the ring."""
-        for key, value in self._restored.items():
+        for key, value in sorted(self._restored.items()):
             if key.startswith("record/"):
                 self.ring.publish(_records.decode(value), now)
         self.ring.start(request.seeds, now)

@@ -114,7 +114,9 @@ class Forest:
     def heard_of(self, head: Head, now: int) -> None:
         """A committed head from a record: who the voters are now, and whether all is over."""
         known = self.heads.get(head.app)
-        if head.app in self.known and (known is None or head.order > known.order):
+        if known is None and len(self.heads) >= MAX_APPS:
+            return
+        if known is None or head.order > known.order:
             self.heads[head.app] = head
         if head.app in self.groves:
             self.groves[head.app].heard_of(head, now)

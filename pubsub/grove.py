@@ -382,7 +382,7 @@ class Grove:
         holdings = self._forest.holdings
         for value in (message.head.model, self.genesis.bundle):
             if value.blob:
-                holdings.ensure(value, peer, lambda at: None, now)
+                holdings.ensure(value, (peer,), lambda at: None, now)
         self.waves.on_open(peer, message, now)
 
     def on_up(self, peer: NodeId, message: WaveUp, now: int) -> None:
@@ -398,7 +398,7 @@ class Grove:
         if value is None or not value.blob:
             self.waves.on_up(peer, message, now)
         elif self.waves.wants(peer, message.wave):
-            self._forest.holdings.ensure(value, peer, lambda at: self.waves.on_up(peer, message, at), now)
+            self._forest.holdings.ensure(value, (peer,), lambda at: self.waves.on_up(peer, message, at), now)
         else:
             self._forest.count("late_partials")
 

@@ -8,7 +8,7 @@ continuations are dropped and whoever still cares asks again: the next wave, the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from protocol.effects import Outbox, StartTransfer
 from protocol.events import Event, TransferDone, TransferFailed
@@ -40,17 +40,19 @@ class Holdings:
         self._out = out
         self._wanted: dict[BlobId, _Wanted] = {}
 
-    def ensure(self, value: Value, source: NodeId, then: Continuation, now: int) -> None:
-        """Run ``then`` as soon as the content of ``value`` is here: at once for an inline value."""
+    def ensure(self, value: Value, sources: Sequence[NodeId], then: Continuation, now: int) -> None:
+        """Run ``then`` as soon as the content of ``value`` is here: at once for an inline value.  ``sources``: who holds
+        it, best first."""
         if not value.blob:
             then(now)
             return
         wanted = self._wanted.get(value.blob)
         if wanted is None:
             wanted = self._wanted[value.blob] = _Wanted(value.size)
-            self._out.effects.append(StartTransfer(source, value.blob, value.size))
-        if source not in wanted.sources and len(wanted.sources) < MAX_SOURCES:
-            wanted.sources.append(source)
+            self._out.effects.append(StartTransfer(sources[0], value.blob, value.size))
+        for source in sources:
+            if source not in wanted.sources and len(wanted.sources) < MAX_SOURCES:
+                wanted.sources.append(source)
         if len(wanted.waiters) < MAX_WAITERS:
             wanted.waiters.append(then)
 

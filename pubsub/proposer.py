@@ -48,8 +48,8 @@ class Proposer:
     """Candidate and root of one application on one node."""
 
     __slots__ = (
-        "_accepted", "_best", "_config", "_genesis", "_holdings", "_known", "_me", "_on_committed", "_on_rooted",
-        "_out", "_promises", "_proposed", "_ring", "_since", "_source", "_status", "_stream", "_tries", "app", "epoch",
+        "_accepted", "_best", "_config", "_genesis", "_holdings", "_holders", "_known", "_me", "_on_committed", "_on_rooted",
+        "_out", "_promises", "_proposed", "_ring", "_since",  "_status", "_stream", "_tries", "app", "epoch",
         "head", "phase",
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ class Proposer:
         """Where the candidate started from: tells whom to ask."""
         self._best: Head | None = None
         """The newest accepted head among the promises."""
-        self._source: NodeId = b""
+        self._holders: list[NodeId] = []
         """Who holds the content of ``_best``."""
         self._promises: dict[NodeId, bool] = {}
         self._accepted: dict[NodeId, bool] = {}
@@ -106,7 +106,7 @@ class Proposer:
             return
         self.phase = Phase.PREPARING
         self.epoch = max(self.epoch, known.epoch) + 1
-        self._known, self._best, self._source = known, None, self._genesis.root.id
+        self._known, self._best, self._holders = known, None, [self._genesis.root.id]
         self._promises = {}
         self._since, self._tries = now, 0
         self._ask(now)
@@ -139,7 +139,9 @@ class Proposer:
         self._promises[peer] = True
         head = message.accepted
         if head is not None and (self._best is None or head.order > self._best.order):
-            self._best, self._source = head, peer
+            self._best, self._holders = head, [peer]
+        elif head is not None and self._best is not None and head.order == self._best.order:
+            self._holders.append(peer)
         if self._electorate() != before:
             self._ask(now)
         if majority(self._electorate(), self._promises):
@@ -161,8 +163,8 @@ class Proposer:
 
         self._holdings.ensure(
             head.model,
-            self._source,
-            lambda at: self._holdings.ensure(head.state, self._source, propose, at),
+            self._holders,
+            lambda at: self._holdings.ensure(head.state, self._holders, propose, at),
             now,
         )
 

@@ -105,7 +105,7 @@ class Voter:
             then(now)
             return
         first, *rest = values
-        self._holdings.ensure(first, peer, lambda at: self._fetch(rest, peer, then, at), now)
+        self._holdings.ensure(first, (peer,), lambda at: self._fetch(rest, peer, then, at), now)
 
     def _superseded(self, head: Head) -> bool:
         ballot = self.ballot
