@@ -355,6 +355,8 @@ class Grove:
     def on_want(self, peer: NodeId, message: TreeWant, now: int) -> None:
         if peer in self.tree.children:
             self._catch_up(peer, None, now)
+        else:
+            self._forest.out.send(peer, TreeLeave(self.app))
 
     def peer_dead(self, peer: NodeId, now: int) -> None:
         """Parent: join again at once.  Child: expect nothing of it.  Root: see that there is another."""
@@ -393,6 +395,7 @@ class Grove:
             return
         if peer not in self.tree.children:
             self._forest.count("late_partials")
+            self._forest.out.send(peer, TreeLeave(self.app))
             return
         value = message.partial.value if message.partial is not None else None
         if value is None or not value.blob:

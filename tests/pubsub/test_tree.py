@@ -107,13 +107,15 @@ def test_an_acceptance_of_an_abandoned_attempt_is_declined() -> None:
 
 
 def test_a_parent_that_forgot_its_child_loses_it_at_the_first_word() -> None:
-    net = settled(Net(8, rounds=100, min_workers=8))
+    net = Net(8, rounds=100, min_workers=8)
+    for host in net.hosts.values():
+        host.training = 2 * SECOND
+    settled(net)
     root = net.root
     child = below(net, root)[0]
-    root.forest.peer_dead(child.id, net.now)
-    root.out.drain()
-    net.run_until(lambda: child.id not in root.grove().tree.children or child.grove().tree.parent != root.id, SECOND)
-    net.run_until(net.all_attached, 2 * SECOND)
+    root.do(lambda now: root.forest.peer_dead(child.id, now))
+    assert child.grove().tree.parent == root.id
+    net.run_until(net.all_attached, 4 * SECOND)
 
 
 def test_a_parent_without_beats_is_left() -> None:
