@@ -30,7 +30,7 @@ from pathlib import Path
 from protocol.errors import StorageError, UsageError
 from protocol.ids import BLOB_BYTES, BlobId, blob_id
 
-from .blobs import MAX_CHUNK, PARTIAL, WRONG, Blob, Reader, Writer
+from .blobs import PARTIAL, WRONG, Blob, Reader, Writer
 from .statedir import sync_directory, writing
 
 _SEALED = 0o400
@@ -115,14 +115,20 @@ class ArtifactStore:
     @contextmanager
     def mapped(self, blob: BlobId) -> Iterator[memoryview]:
         """A whole artifact as memory that the file backs: it costs no anonymous memory.  Raises UsageError."""
+        with self.using(blob) as path, writing(path), path.open("rb") as file:
+            # Never closed by hand: arrays may still look into it, and the last of them unmaps it.
+            view = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        with self.using(blob):
+            yield view
+
+    @contextmanager
+    def using(self, blob: BlobId) -> Iterator[Path]:
+        """The file of a whole artifact, which stays as long as the context.  Raises UsageError."""
         held = self._whole(blob)
-        descriptor = held.acquire()
+        held.acquire()
         self._touch(held)
         try:
-            with writing(held.path):
-                # Never closed by hand: arrays may still look into it, and the last of them unmaps it.
-                view = memoryview(mmap.mmap(descriptor, held.size, prot=mmap.PROT_READ))
-            yield view
+            yield held.path
         finally:
             held.release()
 
@@ -138,9 +144,7 @@ class ArtifactStore:
             return blob
         writer = await self.receive(blob, len(content))
         try:
-            while writer.progress < len(content):
-                await writer.write(content[writer.progress : writer.progress + MAX_CHUNK])
-            await writer.finish()
+            await writer.fill(content)
         finally:
             writer.close()
         return blob

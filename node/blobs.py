@@ -151,12 +151,16 @@ class Blob:
 
     def append(self, fd: int, offset: int, chunk: bytes) -> None:
         """Write ``chunk`` and advance the digest."""
-        view = memoryview(chunk)
+        self.overwrite(fd, offset, chunk)
+        self.hasher.update(chunk)
+
+    def overwrite(self, fd: int, offset: int, content: bytes) -> None:
+        """Write ``content``, whatever the system takes at once."""
+        view = memoryview(content)
         with writing(self.partial_path):
             while view:
                 done = os.pwrite(fd, view, offset)
                 view, offset = view[done:], offset + done
-        self.hasher.update(chunk)
 
     def rehash(self, fd: int, length: int) -> None:
         """Begin anew: the digest of the first ``length`` bytes, and nothing behind them."""
@@ -241,6 +245,20 @@ class Writer:
         if blob.hasher.digest() != blob.id:
             self._on_wrong(blob)
             raise DigestError(f"content does not hash to {blob.id.hex()[:16]}")
+        self._complete()
+
+    async def fill(self, content: bytes) -> None:
+        """All of it at once, by someone who has just computed its name from it.  Raises StorageError."""
+        blob = self._blob
+        assert len(content) == blob.size
+        loop = asyncio.get_running_loop()
+        self._pending = loop.run_in_executor(blob.io, blob.overwrite, self._fd, 0, content)
+        blob.received = blob.size
+        await self.settle()
+        self._complete()
+
+    def _complete(self) -> None:
+        blob = self._blob
         with writing(blob.path):
             blob.partial_path.rename(blob.path)
         blob.complete = True

@@ -192,9 +192,7 @@ class LinkManager:
             raise UnreachableError(f"{short(peer)} was unreachable a moment ago")
         self.counters["dials"] += 1
         try:
-            channel = await channels.open_channel(
-                peer, contact.addresses, self._current, self._config.dial_timeout
-            )
+            channel = await channels.open_channel(peer, contact.addresses, self._current, self._config.dial_timeout)
         except UnreachableError:
             self.counters["dials_failed"] += 1
             self._pauses[peer] = (self._clock() + pause, min(2 * pause, _LONGEST_PAUSE))

@@ -46,7 +46,6 @@ class Fabric:
         self.members.sort(key=lambda member: member.id)
 
 
-
 async def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
     """Wait, bounded, until ``condition`` holds."""
     async with asyncio.timeout(patience):
