@@ -131,8 +131,8 @@ class View:
             self.book.put(contact)
 
     def consider(self, contact: Contact) -> None:
-        """Hearsay: a candidate for the routing table."""
-        if not self.foreign(contact) and not self.barred(contact):
+        """Hearsay: a candidate for the routing table.  A ghost comes back by its own word only."""
+        if not self.foreign(contact) and contact.id not in self.ghosts:
             self.table.put(contact)
 
     def confirm(self, contact: Contact, now: int) -> None:
@@ -175,8 +175,7 @@ class View:
         silence = self.liveness.forget(peer, now)
         self.table.remove(peer)
         self.book.forget(peer)
-        if contact is not None:
-            self.ghosts.add(contact, now, final=final)
+        self.ghosts.add(contact or Contact(peer), now, final=final)
         near = peer in self._neighbours
         if self.leaves.remove(peer):
             self.lost_leaf = True

@@ -6,6 +6,7 @@ the moment it is registered.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import pathlib
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from msgspec import inspect as types
 
 import protocol
+from protocol.ids import ID_BYTES
 from protocol.messages import KINDS, Message
 
 ROOT = pathlib.Path(protocol.__file__).parent.parent
@@ -24,12 +26,12 @@ INT_LOW, INT_HIGH = -(1 << 63), (1 << 64) - 1
 
 
 def registered() -> list[type[Message]]:
-    """Every message type of the fabric, by kind: all modules that register one are imported first."""
+    """Every message type of the fabric, by kind (tests have some of their own): modules that register are imported."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             if "\n@register(" in path.read_text():
                 importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    return [KINDS[kind] for kind in sorted(KINDS)]
+    return [cls for _, cls in sorted(KINDS.items()) if cls.__module__.split(".")[0] in PACKAGES]
 
 
 # ---- one example -----------------------------------------------------------------------------------------------------
@@ -91,8 +93,12 @@ def example(cls: type[Any]) -> Any:
 # ---- any instance ----------------------------------------------------------------------------------------------------
 
 
-def strategy(info: types.Type) -> st.SearchStrategy[Any]:
-    """Instances of ``info`` within its bounds; containers stay short, since bounds have tests of their own."""
+def strategy(info: types.Type, ids: Sequence[bytes] = ()) -> st.SearchStrategy[Any]:
+    """Instances of ``info`` within its bounds; containers stay short, since bounds have tests of their own.
+
+    With ``ids`` every id is one of them and most numbers are small, so that messages concern each other.
+    """
+    inner = functools.partial(strategy, ids=ids)
     match info:
         case types.NoneType():
             return st.none()
@@ -100,27 +106,34 @@ def strategy(info: types.Type) -> st.SearchStrategy[Any]:
             return st.booleans()
         case types.IntType():
             low = INT_LOW if info.ge is None else info.ge
-            return st.integers(low, INT_HIGH if info.le is None else info.le)
+            anything = st.integers(low, INT_HIGH if info.le is None else info.le)
+            return st.integers(max(low, 0), 12) | anything if ids else anything
         case types.FloatType():
             return st.floats(allow_nan=False)
         case types.StrType():
             return _text(info)
         case types.BytesType():
-            low = info.min_length or 0
-            return st.binary(min_size=low, max_size=max(low, min(info.max_length or 40, 40)))
+            return _binary(info, ids)
         case types.VarTupleType():
-            return st.lists(strategy(info.item_type), min_size=info.min_length or 0, max_size=3).map(tuple)
+            return st.lists(inner(info.item_type), min_size=info.min_length or 0, max_size=3).map(tuple)
         case types.TupleType():
-            return st.tuples(*map(strategy, info.item_types))
+            return st.tuples(*map(inner, info.item_types))
         case types.NamedTupleType() | types.StructType():
-            fields = st.tuples(*(strategy(field.type) for field in info.fields))
+            fields = st.tuples(*(inner(field.type) for field in info.fields))
             return fields.map(lambda values, cls=info.cls: cls(*values))  # type: ignore[misc]
         case types.DictType():
-            return st.dictionaries(strategy(info.key_type), strategy(info.value_type), max_size=3)
+            return st.dictionaries(inner(info.key_type), inner(info.value_type), max_size=3)
         case types.UnionType():
-            return st.one_of(*map(strategy, info.types))
+            return st.one_of(*map(inner, info.types))
         case _:
             raise NotImplementedError(f"messages have no {info} yet: teach tests/protocol/instances.py")
+
+
+def _binary(info: types.BytesType, ids: Sequence[bytes]) -> st.SearchStrategy[bytes]:
+    low = info.min_length or 0
+    if ids and low == ID_BYTES:
+        return st.sampled_from(ids)
+    return st.binary(min_size=low, max_size=max(low, min(info.max_length or 40, 40)))
 
 
 def _text(info: types.StrType) -> st.SearchStrategy[str]:
@@ -130,9 +143,9 @@ def _text(info: types.StrType) -> st.SearchStrategy[str]:
     return st.text(min_size=info.min_length or 0, max_size=longest)
 
 
-def messages() -> st.SearchStrategy[Message]:
+def messages(ids: Sequence[bytes] = ()) -> st.SearchStrategy[Message]:
     """Any instance of any registered type."""
-    return st.one_of(*(strategy(types.type_info(cls)) for cls in registered()))
+    return st.one_of(*(strategy(types.type_info(cls), ids) for cls in registered()))
 
 
 # ---- the largest instance --------------------------------------------------------------------------------------------
