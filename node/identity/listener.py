@@ -23,6 +23,7 @@ from protocol.ids import NodeId, ring_id, short
 from protocol.messages import Contact
 
 from ..links.channels import split_address
+from ..supervisor import Supervisor
 from .credentials import join_server_context, load_leaf
 from .frames import (
     MAX_QUESTION,
@@ -92,6 +93,7 @@ class JoinListener:
         authority: Authority,
         ledger: Ledger,
         *,
+        supervisor: Supervisor,
         unix_time: Callable[[], int],
         seeds: Callable[[], tuple[Contact, ...]],
         revoked: Callable[[NodeId], bool],
@@ -100,6 +102,7 @@ class JoinListener:
         self._membership = membership
         self._authority = authority
         self._ledger = ledger
+        self._supervisor = supervisor
         self._unix_time = unix_time
         self._seeds = seeds
         self._revoked = revoked
@@ -113,7 +116,7 @@ class JoinListener:
     def start(self, address: str) -> int:
         """Listen on ``address`` (``HOST:PORT``) and return the port.  Raises ConfigError when that is impossible."""
         self._socket = _bind(address)
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(self._socket))
+        self._accepting = self._supervisor.spawn(self._accept(self._socket), "join listener")
         return int(self._socket.getsockname()[1])
 
     def renewed(self) -> None:
@@ -144,7 +147,7 @@ class JoinListener:
             if len(self._connections) >= MAX_CONNECTIONS or self._failures.blocks(host, time.monotonic()):
                 connection.close()
                 continue
-            task = loop.create_task(self._serve(connection, host))
+            task = self._supervisor.spawn(self._serve(connection, host), "joiner")
             self._connections[task] = None
             task.add_done_callback(self._connections.pop)
 

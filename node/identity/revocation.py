@@ -5,7 +5,9 @@ spread like all records; this module says what its body holds and who may make i
 issuer may revoke anybody but an issuer, so that one compromised issuer cannot put out the others.
 
 Revocation is for good: a set that only grows needs no order among its statements, and a node that comes back comes back
-with a new key.  A record must therefore not expire before the endorsement that it takes back would have.
+with a new key.  But records expire (``RingConfig.record_lifetime``) and endorsements in practice do not, so issuers say
+again what is about to expire, whoever said it first (:meth:`RevocationSet.expiring`); what only the owner may say ends
+up in the fabric's document, which no longer lists that issuer.
 """
 
 from __future__ import annotations
@@ -16,13 +18,19 @@ from typing import Annotated
 import msgspec
 
 from dht.messages import Record
+from dht.records import Kind, sign_record
 from protocol.errors import CodecError
 from protocol.ids import NodeId, ring_id
+from protocol.signing import Signer
 
 from .fabric import FabricDocument, is_issuer
 
-KIND = 3
-"""``dht.records.Kind.REVOCATION``."""
+LIFE = 390 * 86400
+"""Seconds.  A little less than the ring lets any record live, so that a slow clock does not refuse it."""
+REFRESH = 100 * 86400
+"""Seconds before its end at which a revocation is repeated: an issuer may be off for a season."""
+MAX_REASON = 200
+"""Characters."""
 MAX_REVOKED = 65536
 """Entries of a :class:`RevocationSet`; about 8 MB."""
 
@@ -32,21 +40,21 @@ class Revocation(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     at: int
     """Unix time in seconds."""
-    reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] = ""
     """For people."""
 
 
-def make_revocation(subject: NodeId, signer: bytes, at: int, expires: int, reason: str = "") -> Record:
-    """The unsigned record by which the holder of public key ``signer`` revokes ``subject``.  Times are Unix seconds."""
-    body = msgspec.msgpack.encode(Revocation(at, reason))
-    return Record(kind=KIND, subject=subject, version=at, expires=expires, signer=signer, body=body)
+def revoke(signer: Signer, subject: NodeId, now: int, reason: str = "") -> Record:
+    """The record by which the holder of ``signer`` revokes ``subject``.  ``now`` is Unix seconds."""
+    body = msgspec.msgpack.encode(Revocation(now, reason[:MAX_REASON]))
+    return sign_record(signer, Kind.REVOCATION, subject, now, now + LIFE, body)
 
 
 def read_revocation(record: Record) -> Revocation:
     """The body of ``record``.  Raises CodecError."""
     try:
         return msgspec.msgpack.decode(record.body, type=Revocation)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"not a revocation: {error}") from None
 
 
@@ -56,7 +64,7 @@ def authorise(record: Record, document: FabricDocument) -> bool:
         read_revocation(record)
     except CodecError:
         return False
-    if record.kind != KIND or len(record.signer) != len(document.owner):
+    if record.kind != Kind.REVOCATION or len(record.signer) != len(document.owner):
         return False
     if record.signer == document.owner:
         return True
@@ -67,23 +75,29 @@ class RevocationSet:
     """The nodes that are members no more.  Grows only."""
 
     def __init__(self) -> None:
-        self._nodes: dict[NodeId, None] = {}
+        self._expires: dict[NodeId, int] = {}
+        """When the last of the records about a node expires, Unix seconds; the node stays revoked here all the same."""
 
     def __contains__(self, node: object) -> bool:
-        return node in self._nodes
+        return node in self._expires
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._expires)
 
     def __iter__(self) -> Iterator[NodeId]:
-        return iter(self._nodes)
+        return iter(self._expires)
 
     def add(self, record: Record, document: FabricDocument) -> bool:
         """Take in a verified record; true when its subject was a member until now: then its links are to be closed.
 
         A full set takes no more.  The ring's table of records is smaller, so only a bug could fill it.
         """
-        if record.subject in self._nodes or len(self._nodes) >= MAX_REVOKED or not authorise(record, document):
+        known = self._expires.get(record.subject)
+        if not authorise(record, document) or (known is None and len(self._expires) >= MAX_REVOKED):
             return False
-        self._nodes[record.subject] = None
-        return True
+        self._expires[record.subject] = max(known or 0, record.expires)
+        return known is None
+
+    def expiring(self, now: int) -> tuple[NodeId, ...]:
+        """Those whose revocation an issuer has to repeat at ``now`` (Unix seconds), or newcomers will not know it."""
+        return tuple(node for node, expires in self._expires.items() if expires - now < REFRESH)

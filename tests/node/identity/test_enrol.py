@@ -23,6 +23,7 @@ from node.identity.keys import Key
 from node.identity.ledger import Ledger, Reason, RefusedError
 from node.identity.listener import Failures, JoinListener
 from node.identity.membership import Membership
+from node.supervisor import Supervisor
 from protocol.errors import AuthError, ConfigError, MyceliaError, StorageError, TransportError, UsageError
 from protocol.ids import NodeId
 from protocol.messages import Contact
@@ -52,12 +53,14 @@ class Issuer:
         issuer = lab.issuer
         self.membership = Membership(issuer.key, issuer.endorsement, lab.signed, NOW - 70_000)
         self.disk = Disk()
+        self.supervisor = Supervisor()
         self.ledger = Ledger(self.disk, {})
         self.revoked: dict[NodeId, None] = {}
         self.listener = JoinListener(
             self.membership,
             lab.authority,
             self.ledger,
+            supervisor=self.supervisor,
             unix_time=lambda: NOW,
             seeds=lambda: (SEED,),
             revoked=lambda node: node in self.revoked,
@@ -78,6 +81,7 @@ async def issuing(lab: Lab | None = None) -> AsyncIterator[Issuer]:
         yield issuer
     finally:
         await issuer.listener.close()
+        assert issuer.supervisor.failures == {}
 
 
 def run(scenario: Callable[[Issuer], Coroutine[Any, Any, None]]) -> None:

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dht.config import RingConfig
 from dht.messages import Record
-from node.identity.keys import Key
-from node.identity.revocation import RevocationSet, authorise, make_revocation, read_revocation
+from dht.records import RecordTable, verify
+from node.identity.keys import Ed25519Verifier, Key
+from node.identity.revocation import LIFE, REFRESH, RevocationSet, authorise, read_revocation, revoke
 from protocol.errors import CodecError
 from protocol.ids import NodeId
 from tests.node.identity.lab import Lab
@@ -20,7 +22,8 @@ MEMBER = LAB.member()
 
 
 def revocation(subject: NodeId, signer: bytes) -> Record:
-    return make_revocation(subject, signer, NOW, NOW + 3600, "lost")
+    """As if ``signer`` had signed it; that it did is for the ring to check."""
+    return msgspec.structs.replace(revoke(LAB.owner, subject, NOW, "lost"), signer=signer)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,24 @@ def test_revoked_is_revoked_once_and_for_good() -> None:
 def test_the_reason_travels() -> None:
     body = read_revocation(revocation(MEMBER.node, LAB.owner.public_key))
     assert (body.at, body.reason) == (NOW, "lost")
+
+
+def test_the_ring_takes_the_record() -> None:
+    record = revoke(LAB.issuer.key, MEMBER.node, NOW, "x" * 1000)
+    assert verify(record, Ed25519Verifier())
+    table = RecordTable(RingConfig(), Ed25519Verifier())
+    assert table.put(record, NOW - 60, lambda record: authorise(record, DOCUMENT)) is True
+
+
+def test_what_is_about_to_expire_is_repeated_by_issuers() -> None:
+    revoked = RevocationSet()
+    revoked.add(revoke(LAB.owner, MEMBER.node, NOW), DOCUMENT)
+    assert revoked.expiring(NOW) == ()
+    late = NOW + LIFE - REFRESH + 1
+    assert revoked.expiring(late) == (MEMBER.node,)
+    assert not revoked.add(revoke(LAB.issuer.key, MEMBER.node, late), DOCUMENT)
+    assert revoked.expiring(late) == ()
+    assert MEMBER.node in revoked
 
 
 @given(st.binary(max_size=64))
