@@ -171,7 +171,9 @@ class _Remote:
             raise AttributeError(name) from None
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            arguments = method.signature.bind(*args, **kwargs).args
+            bound = method.signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            arguments = bound.args
             return self._stream(method, arguments) if method.streams else self._result(method, arguments)
 
         return call

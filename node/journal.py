@@ -4,15 +4,16 @@ The machines keep what the protocol needs and tell the rest (``fl.notices``).  T
 afterwards: the last :data:`KEEP_ROUNDS` rounds of each application with contributors and metrics, durable, so that the
 history of a run survives the daemon.  It decides nothing, and losing it loses no model.
 
-A follower gets its own queue of :data:`MAX_BACKLOG` events.  One that falls behind is told how many it missed; the
-daemon waits for nobody.
+*Rounds and models.*  Round r makes version r of the model; its metrics are those of the training (``train_``) and, of
+the model that it started from, what the nodes measured.  Version r is thus measured in round r + 1, the last one in a
+closing round that trains no more.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from itertools import islice, zip_longest
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from protocol.ids import AppId, NodeId, blob_id
 from protocol.messages import Value
 
 from .service import AppEvent, AppInfo, LaggedEvent, ModelInfo, RoleEvent, RoundEvent, StatusEvent
+from .subscriptions import Hub, Lost
 
 KEEP_ROUNDS = 256
 """Rounds per application; with a thousand contributors each, 4 MB."""
@@ -34,8 +36,10 @@ KEEP_MODELS = 2
 """Versions of each application's model that are kept (DESIGN section 8)."""
 MAX_APPS = 512
 MAX_BACKLOG = 256
+"""Events that wait for one follower; a slower one is told how many it missed."""
 OVER = ("finished", "stopped")
 _PREFIX = "round/"
+_TRAINING = "train_"
 _ID = 16
 
 _encoder = msgspec.msgpack.Encoder()
@@ -55,6 +59,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     size: int
     at: float
     """Unix seconds."""
+    closing: bool = False
+    """The last measurement: the model is that of the round before."""
 
 
 _entries = msgspec.msgpack.Decoder(Entry)
@@ -63,15 +69,25 @@ _entries = msgspec.msgpack.Decoder(Entry)
 class _App:
     """What is known of one application."""
 
-    __slots__ = ("role", "root", "rounds", "spec", "status", "voters")
+    __slots__ = ("hub", "id", "role", "root", "rounds", "spec", "status", "voters")
 
-    def __init__(self) -> None:
+    def __init__(self, app_id: AppId) -> None:
+        self.id = app_id
+        self.hub = Hub()
         self.spec: AppSpec | None = None
-        self.status = StatusChanged(b"", "known")
-        self.role = RoleChanged(b"", "none", None, 0, ())
+        self.status = StatusChanged(app_id, "known")
+        self.role = RoleChanged(app_id, "none", None, 0, ())
         self.rounds: deque[Entry] = deque(maxlen=KEEP_ROUNDS)
         self.voters: tuple[NodeId, ...] = ()
         self.root = b""
+
+    @property
+    def name(self) -> str:
+        return self.spec.name if self.spec is not None else self.id.hex()
+
+    @property
+    def over(self) -> bool:
+        return self.status.status in OVER
 
 
 class Journal:
@@ -81,15 +97,16 @@ class Journal:
         """``restored``: what the batches of earlier lives made durable; what does not decode is left out."""
         self._time = unix_time
         self._apps: dict[AppId, _App] = {}
-        self._followers: dict[AppId, list[_Follower]] = {}
         self._batch: dict[str, bytes | None] = {}
         for key in sorted(restored):
-            app, _, _ = key.removeprefix(_PREFIX).partition("/")
-            try:
-                entry = _entries.decode(restored[key])
-            except msgspec.MsgspecError:
+            if not key.startswith(_PREFIX):
                 continue
-            self._apps.setdefault(bytes.fromhex(app), _App()).rounds.append(entry)
+            try:
+                app_id = bytes.fromhex(key.removeprefix(_PREFIX).partition("/")[0])
+                entry = _entries.decode(restored[key])
+            except (ValueError, msgspec.MsgspecError):
+                continue
+            self._app(app_id).rounds.append(entry)
 
     # ---- taking in --------------------------------------------------------------------------------------------------
 
@@ -100,11 +117,13 @@ class Journal:
             if spec is not None:
                 self._app(spec.id).spec = spec
         elif isinstance(notice, StatusChanged):
-            self._app(notice.app).status = notice
-            self._tell(notice.app, lambda name: StatusEvent(app=name, status=notice.status, detail=notice.detail))
+            app = self._app(notice.app)
+            app.status = notice
+            app.hub.publish(_status_event(app))
         elif isinstance(notice, RoleChanged):
-            self._app(notice.app).role = notice
-            self._tell(notice.app, lambda name: _role_event(name, notice))
+            app = self._app(notice.app)
+            app.role = notice
+            app.hub.publish(_role_event(app))
         elif isinstance(notice, RoundCommitted):
             self._committed(notice)
         batch, self._batch = self._batch, {}
@@ -115,36 +134,39 @@ class Journal:
         app.voters, app.root = tuple(voter.id for voter in head.voters), head.root.id
         if head.round == 0 or (app.rounds and head.round <= app.rounds[-1].round):
             return
+        model = digest(head.model)
         entry = Entry(
             round=head.round,
             epoch=head.epoch,
             contributors=b"".join(notice.contributors),
             weight=head.weight,
             metrics=metrics.means(notice.metrics),
-            model=digest(head.model),
+            model=model,
             size=head.model.size,
             at=self._time(),
+            closing=head.finished and bool(app.rounds) and app.rounds[-1].model == model,
         )
         if len(app.rounds) == KEEP_ROUNDS:
-            self._batch[_key(notice.app, app.rounds[0])] = None
+            self._batch[_key(app, app.rounds[0])] = None
         app.rounds.append(entry)
-        self._batch[_key(notice.app, entry)] = _encoder.encode(entry)
-        self._tell(notice.app, lambda name: _round_event(name, entry))
+        self._batch[_key(app, entry)] = _encoder.encode(entry)
+        app.hub.publish(_round_event(app, entry))
 
     def _app(self, app_id: AppId) -> _App:
         app = self._apps.get(app_id)
         if app is None:
             if len(self._apps) >= MAX_APPS:
                 self._forget()
-            app = self._apps[app_id] = _App()
+            app = self._apps[app_id] = _App(app_id)
         return app
 
     def _forget(self) -> None:
         """Drop the oldest application that is over, or the oldest of all."""
-        over = (key for key, app in self._apps.items() if app.status.status in OVER)
-        app_id = next(over, next(iter(self._apps)))
-        for entry in self._apps.pop(app_id).rounds:
-            self._batch[_key(app_id, entry)] = None
+        over = (key for key, app in self._apps.items() if app.over)
+        app = self._apps.pop(next(over, next(iter(self._apps))))
+        app.hub.close()
+        for entry in app.rounds:
+            self._batch[_key(app, entry)] = None
 
     # ---- answering --------------------------------------------------------------------------------------------------
 
@@ -153,15 +175,15 @@ class Journal:
 
         Of several runs under one name the one that is not over is meant.  Raises UsageError.
         """
-        named = [key for key, app in self._apps.items() if app.spec is not None and app.spec.name == reference]
-        found = named or [key for key in self._apps if reference in key.hex()]
+        known = [app for app in self._apps.values() if app.spec is not None]
+        found = [app for app in known if app.name == reference] or [app for app in known if reference in app.id.hex()]
         if len(found) > 1:
-            found = [key for key in found if self._apps[key].status.status not in OVER] or found
+            found = [app for app in found if not app.over] or found
         if not found:
             raise UsageError(f"this node knows no application {reference}", "see `mycelia ls`")
         if len(found) > 1:
             raise UsageError(f"{len(found)} applications are called {reference}", "use the id that `mycelia ls` shows")
-        return found[0]
+        return found[0].id
 
     def spec(self, app_id: AppId) -> AppSpec | None:
         """The descriptor of a known application."""
@@ -179,12 +201,12 @@ class Journal:
         last = app.rounds[-1] if app.rounds else None
         return AppInfo(
             id=app_id.hex(),
-            name=app.spec.name,
+            name=app.name,
             owner=app.spec.owner.hex(),
             status=app.status.status,
             detail=app.status.detail,
             role=app.role.role,
-            round=last.round if last else 0,
+            round=last.round - last.closing if last else 0,
             rounds=app.spec.rounds,
             epoch=last.epoch if last else 0,
             parent=app.role.parent.hex() if app.role.parent else "",
@@ -195,71 +217,41 @@ class Journal:
 
     def models(self, held: Callable[[bytes], bool]) -> Iterator[ModelInfo]:
         """The versions whose content is here, as ``held`` says of a digest; oldest first."""
-        for app_id, app in self._apps.items():
-            for entry in app.rounds:
-                if app.spec is not None and held(entry.model):
-                    yield _model(app_id, app.spec, entry)
+        for app in self._apps.values():
+            for entry, measured in zip_longest(app.rounds, islice(app.rounds, 1, None)):
+                if app.spec is not None and not entry.closing and held(entry.model):
+                    yield _model(app.id, app.spec, entry, measured)
 
     def kept(self, app_id: AppId) -> list[bytes]:
         """Digests of the versions that are to be kept, newest first."""
-        rounds = list(self._apps[app_id].rounds)
-        return [entry.model for entry in reversed(rounds[-KEEP_MODELS:])]
+        rounds = [entry.model for entry in self._apps[app_id].rounds if not entry.closing]
+        return rounds[: -KEEP_MODELS - 1 : -1]
+
+    def sources(self, model: bytes) -> tuple[int, list[NodeId]]:
+        """Size of the model of that digest, in bytes, and who should hold it.  Raises UsageError when it is unknown."""
+        for app in self._apps.values():
+            for entry in app.rounds:
+                if entry.model == model:
+                    return entry.size, list(dict.fromkeys([app.root, *app.voters]))
+        raise UsageError(f"no application has a model {model.hex()[:16]}", "see `mycelia models ls`")
 
     async def follow(self, app_id: AppId, after: int) -> AsyncIterator[AppEvent]:
-        """Rounds above ``after`` that are known, then what happens, until the application is over."""
+        """How things stand, beginning with the rounds above ``after``; then what happens, until it is over."""
         app = self._apps[app_id]
-        name = app.spec.name if app.spec is not None else app_id.hex()
-        # As of now: what comes while the past is being told waits in the queue.
-        past, status = list(app.rounds), app.status
-        follower = _Follower(name)
-        self._followers.setdefault(app_id, []).append(follower)
-        try:
-            for entry in past:
-                if entry.round > after:
-                    yield _round_event(name, entry)
-            if status.status in OVER:
-                yield StatusEvent(app=name, status=status.status, detail=status.detail)
-                return
-            async for event in follower.events():
+        with app.hub.subscribe(MAX_BACKLOG) as events:
+            # As of now: what comes while this is being told waits in the subscription.
+            standing: list[AppEvent] = [_role_event(app)]
+            standing += [_round_event(app, entry) for entry in app.rounds if entry.round > after]
+            standing.append(_status_event(app))
+            over = app.over
+            for event in standing:
                 yield event
+            if over:
+                return
+            async for event in events:
+                yield LaggedEvent(app=app.name, missed=event.count) if isinstance(event, Lost) else event
                 if isinstance(event, StatusEvent) and event.status in OVER:
                     return
-        finally:
-            self._followers[app_id].remove(follower)
-            if not self._followers[app_id]:
-                del self._followers[app_id]
-
-    def _tell(self, app_id: AppId, event: Callable[[str], AppEvent]) -> None:
-        followers = self._followers.get(app_id, ())
-        for follower in followers:
-            follower.put(event(follower.name))
-
-
-class _Follower:
-    """The bounded queue of one who follows an application."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._events: deque[AppEvent] = deque()
-        self._missed = 0
-        self._news = asyncio.Event()
-
-    def put(self, event: AppEvent) -> None:
-        if len(self._events) >= MAX_BACKLOG:
-            self._events.popleft()
-            self._missed += 1
-        self._events.append(event)
-        self._news.set()
-
-    async def events(self) -> AsyncIterator[AppEvent]:
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            if self._missed:
-                missed, self._missed = self._missed, 0
-                yield LaggedEvent(app=self.name, missed=missed)
-            while self._events:
-                yield self._events.popleft()
 
 
 def digest(value: Value) -> bytes:
@@ -267,36 +259,44 @@ def digest(value: Value) -> bytes:
     return value.blob or blob_id(value.inline)
 
 
-def _key(app_id: AppId, entry: Entry) -> str:
+def _key(app: _App, entry: Entry) -> str:
     # Padded, so that the order of keys is the order of rounds.
-    return f"{_PREFIX}{app_id.hex()}/{entry.round:08d}"
+    return f"{_PREFIX}{app.id.hex()}/{entry.round:08d}"
 
 
-def _round_event(name: str, entry: Entry) -> RoundEvent:
+def _status_event(app: _App) -> StatusEvent:
+    return StatusEvent(app=app.name, status=app.status.status, detail=app.status.detail)
+
+
+def _round_event(app: _App, entry: Entry) -> RoundEvent:
     ids = entry.contributors
     return RoundEvent(
-        app=name,
+        app=app.name,
         round=entry.round,
         epoch=entry.epoch,
         contributors=[ids[start : start + _ID].hex() for start in range(0, len(ids), _ID)],
         weight=entry.weight,
         metrics=entry.metrics,
+        closing=entry.closing,
         model=entry.model.hex(),
         at=entry.at,
     )
 
 
-def _role_event(name: str, notice: RoleChanged) -> RoleEvent:
+def _role_event(app: _App) -> RoleEvent:
     return RoleEvent(
-        app=name,
-        role=notice.role,
-        parent=notice.parent.hex() if notice.parent else "",
-        depth=notice.depth,
-        children=[child.hex() for child in notice.children],
+        app=app.name,
+        role=app.role.role,
+        parent=app.role.parent.hex() if app.role.parent else "",
+        depth=app.role.depth,
+        children=[child.hex() for child in app.role.children],
     )
 
 
-def _model(app_id: AppId, spec: AppSpec, entry: Entry) -> ModelInfo:
+def _model(app_id: AppId, spec: AppSpec, entry: Entry, measured: Entry | None) -> ModelInfo:
+    """``measured`` is the next round, in which the nodes measured this one's model."""
+    training = {name: value for name, value in entry.metrics.items() if name.startswith(_TRAINING)}
+    after = measured.metrics if measured is not None and measured.round == entry.round + 1 else {}
     return ModelInfo(
         name=spec.name,
         version=entry.round,
@@ -306,7 +306,7 @@ def _model(app_id: AppId, spec: AppSpec, entry: Entry) -> ModelInfo:
         rounds=spec.rounds,
         contributors=len(entry.contributors) // _ID,
         weight=entry.weight,
-        metrics=entry.metrics,
+        metrics={**{name: value for name, value in after.items() if not name.startswith(_TRAINING)}, **training},
         code=digest(spec.bundle).hex() if spec.bundle.size else "",
         parent=spec.parent_model,
         created=entry.at,

@@ -96,7 +96,10 @@ class RoundEvent(msgspec.Struct, frozen=True, kw_only=True, tag="round"):
     contributors: list[str]
     weight: float
     metrics: dict[str, float]
-    """Means over the contributors' samples."""
+    """Means over the contributors' samples.  Those of training begin with ``train_``; the others are of the model that
+    the round started from."""
+    closing: bool
+    """Not a round of training but the last measurement: the metrics are those of the finished model."""
     model: str
     """Digest of the model, hex."""
     at: float
@@ -170,6 +173,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     contributors: int
     weight: float = 0.0
     metrics: dict[str, float] = {}
+    """Means: of the training that made it (``train_``), and as it was measured afterwards."""
     code: str = ""
     """Digest of the application's bundle, hex."""
     parent: str = ""
@@ -205,8 +209,8 @@ class DaemonService(Protocol):
         """Start the application whose signed descriptor this is."""
         ...
 
-    def follow(self, app: Name, after: int) -> AsyncIterator[AppEvent]:
-        """What happens to ``app``, until its last event; beginning with the rounds above ``after`` that are known."""
+    def follow(self, app: Name, after: int = 0) -> AsyncIterator[AppEvent]:
+        """How ``app`` stands (role, the known rounds above ``after``, status), then what happens until it is over."""
         ...
 
     async def stop(self, app: Name) -> AppInfo:

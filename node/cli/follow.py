@@ -81,12 +81,14 @@ class RoundTable:
 
     def _row(self, event: RoundEvent, seconds: float) -> None:
         if self._metrics is None:
-            known = [name for name in ("loss", "accuracy") if name in event.metrics]
-            self._metrics = [*known, *(name for name in sorted(event.metrics) if name not in known)][:SHOWN_METRICS]
+            known: list[str] = [name for name in ("loss", "accuracy") if name in event.metrics]
+            rest = (name for name in sorted(event.metrics) if name not in known)
+            self._metrics = [*known] or [*rest][:SHOWN_METRICS]
             titles = ("round", "nodes", *self._metrics, "time")
             self._out.line(self._out.style("  ".join(f"{title:>10}" for title in titles), "bold"))
         metrics = (cell(event.metrics.get(name)) for name in self._metrics)
-        cells = (f"{event.round}/{self._rounds}", str(len(event.contributors)), *metrics, f"{seconds:.1f} s")
+        number = "final" if event.closing else f"{event.round}/{self._rounds}"
+        cells = (number, str(len(event.contributors)), *metrics, f"{seconds:.1f} s")
         self._out.line("  ".join(f"{text:>10}" for text in cells))
 
 

@@ -52,6 +52,7 @@ EVENTS: list[AppEvent] = [
         contributors=["00" * 16, "22" * 16],
         weight=100.0,
         metrics={"loss": 1.0 / number, "accuracy": 0.5 + 0.1 * number},
+        closing=False,
         model="cd" * 32,
         at=1_700_000_000.0 + number,
     )
@@ -98,7 +99,7 @@ class FakeService:
         app = spec.decode(descriptor.body)
         return AppInfo(id=app.id.hex(), name=app.name, owner=app.owner.hex(), status="waiting", rounds=app.rounds)
 
-    async def follow(self, app: str, after: int) -> AsyncIterator[AppEvent]:
+    async def follow(self, app: str, after: int = 0) -> AsyncIterator[AppEvent]:
         self.calls.append(("follow", app, after))
         self.followers += 1
         try:

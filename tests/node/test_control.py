@@ -71,7 +71,7 @@ def test_errors_arrive_with_their_remedy(path: Path) -> None:
 
 def test_a_stream_ends_by_itself(path: Path) -> None:
     async def dialogue(remote: DaemonService, service: FakeService, _: Path) -> None:
-        assert [event async for event in remote.follow("digits", 0)] == service.events
+        assert [event async for event in remote.follow("digits")] == service.events
 
     talk(path, dialogue)
 
@@ -79,7 +79,7 @@ def test_a_stream_ends_by_itself(path: Path) -> None:
 def test_a_caller_who_hangs_up_ends_the_stream_at_the_service(path: Path) -> None:
     async def dialogue(remote: DaemonService, service: FakeService, _: Path) -> None:
         service.endless = True
-        events = remote.follow("digits", 0)
+        events = remote.follow("digits")
         assert await anext(events) == EVENTS[0]
         assert service.followers == 1
         await events.aclose()  # type: ignore[attr-defined]
@@ -191,7 +191,7 @@ def test_closing_ends_the_streams_in_progress(path: Path) -> None:
         service = FakeService()
         service.endless = True
         async with daemon(path, service) as (remote, _):
-            events = remote.follow("digits", 0)
+            events = remote.follow("digits")
             await anext(events)
         with pytest.raises(TransportError, match="closed the connection"):
             async for _ in events:

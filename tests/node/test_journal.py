@@ -33,10 +33,11 @@ def known(app: AppSpec) -> RecordChanged:
     return RecordChanged(Record(Kind.APP, app.id, 1, 2, app.owner, specs.encode(app)))
 
 
-def committed(app: AppSpec, number: int, *, finished: bool = False) -> RoundCommitted:
-    model = f"m{number}".encode()
-    head = Head(app.id, 1, number, VOTERS[0], VOTERS, Value(len(model), model), weight=10.0, finished=finished)
-    return RoundCommitted(app.id, head, (A, B), {"loss": 5.0, "loss.n": 10.0})
+def committed(app: AppSpec, number: int, *, closing: bool = False) -> RoundCommitted:
+    model = f"m{number - closing}".encode()
+    head = Head(app.id, 1, number, VOTERS[0], VOTERS, Value(len(model), model), weight=10.0, finished=closing)
+    sums = {"loss": 10.0 * number, "loss.n": 10.0, **({} if closing else {"train_loss": 1.0, "train_loss.n": 2.0})}
+    return RoundCommitted(app.id, head, (A, B), sums)
 
 
 class Fixture:
@@ -80,11 +81,14 @@ def test_what_happens_to_it_shows() -> None:
 
 def test_models_have_their_lineage() -> None:
     fixture = Fixture()
-    fixture.feed(known(APP), committed(APP, 1), committed(APP, 2), committed(APP, 3, finished=True))
+    fixture.feed(known(APP), *(committed(APP, number) for number in (1, 2, 3)), committed(APP, 4, closing=True))
     held = {blob_id(b"m2"), blob_id(b"m3")}
     models = list(fixture.journal.models(held.__contains__))
     assert [(model.name, model.version) for model in models] == [("digits", 2), ("digits", 3)]
-    assert (models[1].metrics, models[1].contributors, models[1].weight) == ({"loss": 0.5}, 2, 10.0)
+    # Measured in the round after it was made.
+    assert [model.metrics for model in models] == [{"loss": 3.0, "train_loss": 0.5}, {"loss": 4.0, "train_loss": 0.5}]
+    assert (models[1].contributors, models[1].weight) == (2, 10.0)
+    assert fixture.journal.info(APP.id).round == 3
     assert (models[1].code, models[1].parent, models[1].created) == (blob_id(b"code").hex(), "d@7", 1004.0)
     assert fixture.journal.kept(APP.id) == [blob_id(b"m3"), blob_id(b"m2")]
 
@@ -146,14 +150,19 @@ def test_a_follower_hears_what_was_and_what_comes() -> None:
         fixture = Fixture()
         fixture.feed(known(APP), committed(APP, 1))
         events = fixture.journal.follow(APP.id, 0)
-        heard = [await anext(events)]
+        heard = [await anext(events) for _ in range(3)]
         fixture.feed(committed(APP, 2), RoleChanged(APP.id, "root", None, 0, ()), StatusChanged(APP.id, "finished"))
         return heard + [event async for event in events]
 
     heard = asyncio.run(run())
-    assert [type(event) for event in heard] == [RoundEvent, RoundEvent, RoleEvent, StatusEvent]
-    assert isinstance(heard[1], RoundEvent)
-    assert (heard[1].round, heard[1].contributors, heard[1].metrics) == (2, [A.hex(), B.hex()], {"loss": 0.5})
+    kinds = [type(event) for event in heard]
+    assert kinds == [RoleEvent, RoundEvent, StatusEvent, RoundEvent, RoleEvent, StatusEvent]
+    assert isinstance(heard[3], RoundEvent)
+    assert (heard[3].round, heard[3].contributors, heard[3].metrics) == (
+        2,
+        [A.hex(), B.hex()],
+        {"loss": 2.0, "train_loss": 0.5},
+    )
 
 
 def test_following_what_is_over_ends_at_once() -> None:
@@ -171,10 +180,10 @@ def test_a_slow_follower_is_told_what_it_missed(monkeypatch: pytest.MonkeyPatch)
         fixture = Fixture()
         fixture.feed(known(APP))
         events = fixture.journal.follow(APP.id, 0)
-        first = asyncio.ensure_future(anext(events))
-        await asyncio.sleep(0)
+        for _ in range(2):
+            await anext(events)
         fixture.feed(*(committed(APP, number) for number in range(1, 8)), StatusChanged(APP.id, "finished"))
-        return [await first, *[event async for event in events]]
+        return [event async for event in events]
 
     heard = asyncio.run(run())
     assert heard[0] == LaggedEvent(app="digits", missed=5)
@@ -191,4 +200,12 @@ def test_a_follower_who_goes_leaves_nothing_behind() -> None:
         await events.aclose()  # type: ignore[attr-defined]
         return fixture.journal
 
-    assert asyncio.run(run())._followers == {}
+    assert asyncio.run(run())._apps[APP.id].hub._subscribers == []
+
+
+def test_who_should_hold_a_model() -> None:
+    fixture = Fixture()
+    fixture.feed(known(APP), committed(APP, 1))
+    assert fixture.journal.sources(blob_id(b"m1")) == (2, [A, B])
+    with pytest.raises(UsageError, match="no application has a model"):
+        fixture.journal.sources(blob_id(b"m2"))
