@@ -153,7 +153,8 @@ class ArtifactStore:
         """Start, or resume, bringing ``blob`` in.  Raises UsageError when that is under way, StorageError."""
         if not size > 0 or len(blob) != BLOB_BYTES:
             raise UsageError("an artifact has a 32-byte name and at least one byte")
-        held = self._blobs.get(blob)
+        while (held := self._blobs.get(blob)) is not None and held.writer and held.writer.closing:
+            await held.news()
         if held is not None and (held.complete or held.writer):
             raise UsageError(f"artifact {blob.hex()[:16]} is already here or on its way")
         if held is not None and held.size != size:

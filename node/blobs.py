@@ -178,6 +178,8 @@ class Writer:
         """``on_wrong`` takes a blob that turned out to be something else, and deletes it."""
         self._blob = blob
         self._on_wrong = on_wrong
+        self.closing = False
+        """Closed, but a thread is still writing the last chunk."""
         self._fd = blob.acquire()
         blob.writer = self
         self._pending: asyncio.Future[None] | None = None
@@ -266,8 +268,9 @@ class Writer:
 
     def close(self) -> None:
         """Give the blob back; unfinished content waits for the next writer."""
-        if self._blob.writer is not self:
+        if self._blob.writer is not self or self.closing:
             return
+        self.closing = True
         if self._pending is None:
             self._release()
         else:
@@ -276,12 +279,12 @@ class Writer:
     def _close_after(self, pending: asyncio.Future[None]) -> None:
         if self._pending is pending:
             self._settled(pending)
-        if self._blob.writer is self:
-            self._release()
+        self._release()
 
     def _release(self) -> None:
         self._blob.writer = None
         self._blob.release()
+        self._blob.wake()
 
 
 class Reader:

@@ -197,6 +197,8 @@ class Transfers:
 
     async def _receive(self, transfer: _Transfer) -> None:
         peer, blob, size = transfer.peer, transfer.blob, transfer.size
+        if self._artifacts.has(blob):
+            return
         writer = await self._artifacts.receive(blob, size)
         begun = writer.progress
         try:
