@@ -1,3 +1,5 @@
+"""Contacts that outlive a restart."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The durable store: batches are whole, merged and ordered, also when the disk is full."""
+
 from __future__ import annotations
 
 import asyncio

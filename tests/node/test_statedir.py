@@ -1,3 +1,5 @@
+"""The state directory: atomic, private, and plain about what is wrong with the disk."""
+
 from __future__ import annotations
 
 import contextlib

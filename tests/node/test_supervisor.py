@@ -29,9 +29,9 @@ def test_failures_are_logged_with_their_traceback_and_counted(caplog: pytest.Log
 def test_closing_cancels_all_even_what_has_not_begun() -> None:
     async def scenario() -> None:
         supervisor = Supervisor()
-        begun = supervisor.spawn(asyncio.sleep(3600), "sleep")
+        begun = supervisor.spawn(asyncio.Event().wait(), "wait")
         await asyncio.sleep(0)
-        fresh = supervisor.spawn(asyncio.sleep(3600), "sleep")
+        fresh = supervisor.spawn(asyncio.Event().wait(), "wait")
         await supervisor.close()
         assert begun.cancelled()
         assert fresh.cancelled()

@@ -1,3 +1,5 @@
+"""The certificate chain: what it binds together, and every way of bending it that we know."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The fabric document: signed by the owner, relayed whole, and only ever replaced by a later one."""
+
 from __future__ import annotations
 
 import msgspec

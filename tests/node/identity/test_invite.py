@@ -1,3 +1,5 @@
+"""Invitation tokens: one line that survives terminals, and nothing damaged that is taken for one."""
+
 from __future__ import annotations
 
 import base64

@@ -1,3 +1,5 @@
+"""Keys: signatures bound to their purpose, and files that nobody else can read."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The ledger of invitations: each secret admits one key, whatever fails in between."""
+
 from __future__ import annotations
 
 import asyncio

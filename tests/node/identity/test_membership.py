@@ -1,3 +1,5 @@
+"""Founding a fabric, joining one, and being the same node after a restart."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""When a leaf certificate is due for renewal."""
+
 from __future__ import annotations
 
 from hypothesis import given

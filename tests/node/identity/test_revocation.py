@@ -1,3 +1,5 @@
+"""Revocation: who may, that it is final, and how it travels."""
+
 from __future__ import annotations
 
 import msgspec
