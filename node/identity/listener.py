@@ -58,8 +58,8 @@ MAX_ADDRESSES = 4096
 _BACKLOG = 128
 _SHUTDOWN = 1.0
 """Seconds for the closing TLS handshake."""
-_OUT_OF_FILES_PAUSE = 0.5
-"""Seconds between tries of accepting while the process has no descriptor left."""
+_ACCEPT_PAUSE = 0.5
+"""Seconds between tries of accepting while the system has no room for another connection."""
 
 
 class Failures:
@@ -139,10 +139,10 @@ class JoinListener:
             try:
                 connection, (host, *_) = await loop.sock_accept(listening)
             except OSError as error:
-                # The connection is gone already, or we are out of descriptors: neither ends the service.
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                # Gone before it was accepted, or we are out of descriptors or memory: neither ends the service.
+                if error.errno != errno.ECONNABORTED:
                     log.warning("cannot accept joiners: %s", error.strerror)
-                    await asyncio.sleep(_OUT_OF_FILES_PAUSE)
+                    await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
             if len(self._connections) >= MAX_CONNECTIONS or self._failures.blocks(host, time.monotonic()):
                 connection.close()
