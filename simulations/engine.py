@@ -12,7 +12,7 @@ own boot.  A core that compares another node's times with its own is found out a
 from __future__ import annotations
 
 import hashlib
-import struct
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ from protocol import effects as fx
 from protocol import events as ev
 from protocol.errors import Code
 from protocol.ids import NodeId
-from protocol.messages import Contact, Routed
+from protocol.messages import Contact, Message, Routed
 
 from .artifacts import Artifacts
 from .clock import Call, Schedule
@@ -53,23 +53,9 @@ _EVENT_CODE: dict[type, int] = {
     ev.TransferDone: 9,
     ev.TransferFailed: 10,
 }
-_EFFECT_CODE: dict[type, int] = {
-    fx.SetTimer: 1,
-    fx.CancelTimer: 2,
-    fx.Connect: 3,
-    fx.Disconnect: 4,
-    fx.Store: 5,
-    fx.Compute: 6,
-    fx.CancelCompute: 7,
-    fx.StartTransfer: 8,
-    fx.CancelTransfer: 9,
-    fx.Pin: 10,
-    fx.Emit: 11,
-    fx.Penalize: 12,
-}
-_ROUTED = 0x80
-_head = struct.Struct("<qIBB").pack
-_TRACE_CHUNK = 1 << 16
+_DIRECT, _ROUTED = 0x100, 0x200
+"""Added to the kind of a message, received or sent."""
+_TRACE_CHUNK = 1 << 14
 
 
 class Engine:
@@ -106,7 +92,7 @@ class Engine:
         self._compute = compute
         self._jobs: dict[tuple[int, int], int] = {}
         self._serial = 0
-        self._trace = bytearray()
+        self._trace: list[int] = []
         self._hasher = hashlib.blake2b(digest_size=16)
         self._execute = self._handlers()
 
@@ -119,7 +105,7 @@ class Engine:
     def digest(self) -> str:
         """Hash over everything that happened so far."""
         hasher = self._hasher.copy()
-        hasher.update(self._trace)
+        hasher.update(array("Q", self._trace))
         return hasher.hexdigest()
 
     def tap(self, kind: type, tap: Tap) -> None:
@@ -210,15 +196,15 @@ class Engine:
         effects = core.handle(event, now + host.clock_offset)
         self.events += 1
         trace = self._trace
-        trace += _head(now, host.index, _code(event), len(effects) & 0xFF)
+        trace.append(now)
+        trace.append(host.index << 32 | len(effects) << 12 | (_EVENT_CODE.get(event.__class__) or _code(event)))
+        execute = self._execute
         for effect in effects:
-            if isinstance(effect, fx.Send):
-                self._send(host, effect)
-            else:
-                trace.append(_EFFECT_CODE[effect.__class__])
-                self._execute[effect.__class__](host, effect)
+            code, call = execute[effect.__class__]
+            trace.append(code)
+            call(host, effect)
         if len(trace) > _TRACE_CHUNK:
-            self._hasher.update(trace)
+            self._hasher.update(array("Q", trace))
             trace.clear()
         for hook in self.on_event:
             hook(now, host, event, effects)
@@ -234,7 +220,7 @@ class Engine:
 
     def _send(self, host: Host, effect: fx.Send) -> None:
         message = effect.message
-        self._trace.append(0x80 | (message.message if isinstance(message, Routed) else message).KIND)
+        self._trace.append(_kind(message))
         taps = self.taps.get(message.__class__)
         if taps is not None:
             for tap in taps:
@@ -243,8 +229,10 @@ class Engine:
 
     # ---- effects ----
 
-    def _handlers(self) -> dict[type, Callable[[Host, Any], None]]:
-        return {
+    def _handlers(self) -> dict[type, tuple[int, Callable[[Host, Any], None]]]:
+        """Class of an effect → its code in the trace, and who executes it."""
+        calls: dict[type, Callable[[Host, Any], None]] = {
+            fx.Send: self._send,
             fx.SetTimer: self._set_timer,
             fx.CancelTimer: self._cancel_timer,
             fx.Connect: lambda host, effect: self.links.connect(host, effect.peer),
@@ -258,6 +246,7 @@ class Engine:
             fx.Emit: self._emit,
             fx.Penalize: self._penalize,
         }
+        return {effect: (code, call) for code, (effect, call) in enumerate(calls.items(), 1)}
 
     def _set_timer(self, host: Host, effect: fx.SetTimer) -> None:
         due = effect.at - host.clock_offset
@@ -319,9 +308,9 @@ class Engine:
 
 
 def _code(event: ev.Event) -> int:
-    if isinstance(event, ev.Received):
-        message = event.message
-        if isinstance(message, Routed):
-            return _ROUTED | message.message.KIND
-        return 16 + message.KIND if message.KIND < 16 else message.KIND
-    return _EVENT_CODE[event.__class__]
+    assert isinstance(event, ev.Received), event
+    return _kind(event.message)
+
+
+def _kind(message: Message | Routed) -> int:
+    return _ROUTED | message.message.KIND if isinstance(message, Routed) else _DIRECT | message.KIND

@@ -102,21 +102,18 @@ class FaultPlan:
         names = {fault.kind for _, fault in self.entries} | {kind for _, _, kind, _ in self.pairs}
         return sorted(names - {"return", "replace", "thaw", "heal", "quiet", "full-speed"})
 
-    def _when(self) -> int:
-        return self._stream.below(max(self.window, 1))
-
-    def _length(self, mean_s: float) -> int:
-        """Between a fifth and nine fifths of the mean."""
-        return int(ns(mean_s) * self._stream.uniform(0.2, 1.8))
+    def _span(self, mean_s: float) -> tuple[int, int]:
+        """From when to when something lasts: between a fifth and nine fifths of the mean, all of it in the window."""
+        length = min(int(ns(mean_s) * self._stream.uniform(0.2, 1.8)), self.window)
+        start = self._stream.below(self.window - length + 1)
+        return start, start + length
 
     def _draw_crashes(self) -> None:
         faults, stream = self._faults, self._stream
         if faults.crash_root:
-            when = self._when()
-            self.pairs.append((when, min(when + self._length(faults.return_s), self.window), "crash", "return"))
+            self.pairs.append((*self._span(faults.return_s), "crash", "return"))
         for index in stream.sample(range(self._hosts), round(faults.crash_share * self._hosts)):
-            when = self._when()
-            later = min(when + self._length(faults.return_s), self.window)
+            when, later = self._span(faults.return_s)
             wiped = stream.uniform() < faults.replace_share
             kind = "power" if stream.uniform() < faults.power_share else "crash"
             returns = stream.uniform() < faults.return_share
@@ -129,8 +126,7 @@ class FaultPlan:
 
     def _draw_freezes(self) -> None:
         for number in range(self._faults.freezes):
-            when = self._when()
-            later = min(when + self._length(self._faults.freeze_s), self.window)
+            when, later = self._span(self._faults.freeze_s)
             if number == 0 and self._faults.freeze_root:
                 self.pairs.append((when, later, "freeze", "thaw"))
             else:
@@ -140,8 +136,7 @@ class FaultPlan:
     def _draw_cuts(self) -> None:
         both, one_way = self._faults.cuts, self._faults.one_way_cuts
         for number in range(both + one_way):
-            when = self._when()
-            later = min(when + self._length(self._faults.cut_s), self.window)
+            when, later = self._span(self._faults.cut_s)
             most = max(1, round(self._faults.cut_share * self._hosts))
             group = frozenset(self._stream.sample(range(self._hosts), 1 + self._stream.below(most)))
             outward = number < both or self._stream.uniform() < 0.5

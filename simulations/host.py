@@ -62,6 +62,7 @@ class Host:
         "contact",
         "core",
         "disk",
+        "id",
         "index",
         "links",
         "receiving",
@@ -71,6 +72,7 @@ class Host:
 
     def __init__(self, index: int, contact: Contact, clock_offset: int = 0) -> None:
         self.index = index
+        self.id: NodeId = contact.id
         self.contact = contact
         self.core: Core | None = None
         self.state = State.CRASHED
@@ -90,10 +92,6 @@ class Host:
         self.artifacts: dict[BlobId, bool] | None = None
         """What the artifact store holds, in order of last use → pinned."""
         self.receiving: dict[BlobId, Flow] | None = None
-
-    @property
-    def id(self) -> NodeId:
-        return self.contact.id
 
     @property
     def alive(self) -> bool:

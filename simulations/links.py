@@ -34,12 +34,16 @@ Parcel = Message | Routed | None
 class Link:
     """One connection.  A host has it in its table from its own dial, or from the arrival of the other's."""
 
-    __slots__ = ("a", "b", "boot_a", "boot_b", "held", "last_from_a", "last_from_b", "latency", "opened", "up")
+    __slots__ = (
+        "a", "b", "boot_a", "boot_b", "held", "last_from_a", "last_from_b", "latency", "opened", "spread", "up",
+    )  # fmt: skip
 
-    def __init__(self, dialler: Host, other: Host, latency: int, now: int) -> None:
+    def __init__(self, dialler: Host, other: Host, latency: int, jitter: float, now: int) -> None:
         self.a, self.b = dialler, other
         self.boot_a, self.boot_b = dialler.boot, other.boot
         self.latency = latency
+        self.spread = latency * jitter
+        """A message takes up to this much longer, ns."""
         self.opened = now
         self.up = False
         self.last_from_a = now + 3 * latency
@@ -75,6 +79,7 @@ class Links:
         self._deliver = deliver
         self._check_wire = check_wire
         self._ns_per_byte = SECOND / network.config.control_rate
+        self._draw = network.draw
         self._held: dict[Link, None] = {}
         self._sized: Message | Routed | None = None
         self._size = 0
@@ -97,7 +102,7 @@ class Links:
             leaves = host.busy_until
         host.busy_until = leaves = leaves + int(size * self._ns_per_byte)
         if self._network.noise is None:
-            self._carry(link, host, message, leaves)
+            self._schedule.at(self._arrival(link, host, leaves), self._arrive, link, host, message)
         else:
             self._carry_through_noise(link, host, message, leaves)
 
@@ -168,7 +173,9 @@ class Links:
         other = self._hosts.get(peer)
         if contact is None or not contact.dialable or other is None or other is host:
             return None
-        link = Link(host, other, self._network.latency(host.index, other.index), self._schedule.now)
+        network = self._network
+        latency = network.latency(host.index, other.index)
+        link = Link(host, other, latency, network.config.jitter, self._schedule.now)
         host.links[peer] = link
         return link
 
@@ -186,11 +193,15 @@ class Links:
             arrive = self._arrive_again
 
     def _arrival(self, link: Link, sender: Host, leaves: int) -> int:
-        when = leaves + link.latency + self._network.jitter(link.latency)
+        when = leaves + link.latency + int(link.spread * self._draw())
         if sender is link.a:
-            link.last_from_a = when = when if when > link.last_from_a else link.last_from_a + 1
+            if when <= link.last_from_a:
+                when = link.last_from_a + 1
+            link.last_from_a = when
         else:
-            link.last_from_b = when = when if when > link.last_from_b else link.last_from_b + 1
+            if when <= link.last_from_b:
+                when = link.last_from_b + 1
+            link.last_from_b = when
         return when
 
     def _obstructed(self, sender: Host, receiver: Host) -> bool:
@@ -199,12 +210,14 @@ class Links:
 
     def _arrive(self, link: Link, sender: Host, parcel: Parcel) -> None:
         receiver = link.b if sender is link.a else link.a
-        if self._obstructed(sender, receiver) or (not link.up and self._unanswered(sender, receiver)):
+        if parcel is not None and receiver.links.get(sender.id) is link and not self._network.cuts:
+            self._deliver(receiver, Received(sender.id, parcel))
+        elif self._obstructed(sender, receiver) or (not link.up and self._unanswered(sender, receiver)):
             self._hold(link, sender, parcel)
-        elif receiver.links.get(sender.contact.id) is not link and not self._admit(link, sender, receiver):
+        elif receiver.links.get(sender.id) is not link and not self._admit(link, sender, receiver):
             self._schedule.after(link.latency, self._undelivered, link, sender, parcel)
         elif parcel is not None:
-            self._deliver(receiver, Received(sender.contact.id, parcel))
+            self._deliver(receiver, Received(sender.id, parcel))
         elif not link.serves(sender):
             self._closed(link, sender, receiver, "closed")
 

@@ -87,14 +87,15 @@ class Cut:
 class Network:
     """Answers how long and whether; who is told about it is the business of ``links``."""
 
-    __slots__ = ("_draw", "_noise_draw", "_positions", "_seed", "config", "cuts", "noise")
+    __slots__ = ("_noise_draw", "_positions", "_seed", "config", "cuts", "draw", "noise")
 
     def __init__(self, config: NetworkConfig, seed: int) -> None:
         self.config = config
         self.cuts: list[Cut] = []
         self.noise: Noise | None = None
         self._seed = seed
-        self._draw = dice(seed, "jitter").random
+        self.draw = dice(seed, "jitter").random
+        """Uniform in [0, 1): the jitter of one message."""
         self._noise_draw = dice(seed, "noise").random
         self._positions: dict[int, tuple[float, float]] = {}
 
@@ -115,9 +116,6 @@ class Network:
         """One-way, in ns, without jitter; the same in both directions."""
         (ax, ay), (bx, by) = self.position(a), self.position(b)
         return self.config.base_ns + int(self.config.span_ns * math.hypot(ax - bx, ay - by) / math.sqrt(2))
-
-    def jitter(self, latency: int) -> int:
-        return int(latency * self.config.jitter * self._draw())
 
     def blocked(self, source: int, target: int) -> bool:
         """No packet gets from ``source`` to ``target`` now."""

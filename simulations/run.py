@@ -161,8 +161,8 @@ def run(
 ) -> Result:  # fmt: skip
     """Run ``scenario`` with ``seed`` (its own by default) and check it.
 
-    ``compute`` replaces the integer arithmetic, sums are then not recomputed; ``check_wire`` sends every message through
-    the codec; ``hooks`` see every event; ``stop_early`` ends the run soon after the first violation.
+    ``compute`` replaces the integer arithmetic, sums are then not recomputed; ``check_wire`` sends every message
+    through the codec; ``hooks`` see every event; ``stop_early`` ends the run soon after the first violation.
     """
     chosen = scenario.seed if seed is None else seed
     return Run(

@@ -1,7 +1,7 @@
 """What a run is made of, as read from ``scenarios/*.toml``.
 
-A scenario fixes everything but the seed: sizes, distances, what is trained, what goes wrong and when.  Reading is strict:
-an unknown key or a value of the wrong type is a ConfigError that names the file and the key.  The reference in
+A scenario fixes everything but the seed: sizes, distances, what is trained, what goes wrong and when.  Reading is
+strict: an unknown key or a value of the wrong type is a ConfigError that names the file and the key.  The reference in
 ``docs/reference-scenarios.md`` is generated from the docstrings under the fields.
 
 Time line of a run: nodes enter the ring for ``nodes.join_s``; the applications are submitted over the next

@@ -6,10 +6,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from ..host import Host
 from ..world import World
 from .base import Report, who
 
-SAMPLE_EVERY = 16
+CHECK_EVERY = 8
+"""One host in so many is asked to check itself each time: each of them several times a minute."""
+MEASURE_EVERY = 64
 """One host in so many is measured each time."""
 _OURS = ("protocol.", "dht.", "pubsub.", "fl.", "node.")
 
@@ -25,21 +28,27 @@ class Bounds:
         self._turn = 0
 
     def sample(self, now: int) -> None:
-        """Let every core check itself, and measure some."""
+        """Let some cores check themselves, and measure a few."""
         self._turn += 1
         for host in self._world.running():
-            core = self._world.core(host)
+            place = host.index + self._turn
+            self._check(host, now, check=place % CHECK_EVERY == 0, measure=place % MEASURE_EVERY == 0)
+
+    def finish(self, now: int) -> None:
+        """In the end, all of them."""
+        for host in self._world.running():
+            self._check(host, now, check=True, measure=True)
+
+    def _check(self, host: Host, now: int, *, check: bool, measure: bool) -> None:
+        core = self._world.core(host)
+        if check:
             try:
                 core.check_invariants()
             except AssertionError as error:
                 self._report.add("core-invariant", now, f"{who(host)}: {error}")
-            if (host.index + self._turn) % SAMPLE_EVERY == 0:
-                for path, size in oversize(core, self.limit):
-                    self._report.add("bounded", now, f"{who(host)}: {path} holds {size} entries")
-
-    def finish(self, now: int) -> None:
-        """The last look is like all others."""
-        self.sample(now)
+        if measure:
+            for path, size in oversize(core, self.limit):
+                self._report.add("bounded", now, f"{who(host)}: {path} holds {size} entries")
 
 
 def oversize(root: object, limit: int) -> Iterator[tuple[str, int]]:

@@ -1,8 +1,8 @@
 """The register: at most one head per round is ever committed, whoever asks and whatever fails.
 
-A head is *chosen* (Lamport's term) when a majority of its own voters has accepted it durably.  That is decided here from
-what the voters' disks hold, not from what anybody says.  Around it stand the properties of a single voter: nothing durable
-is ever taken back, nothing is said that is not durable, and one epoch is promised to one candidate.
+A head is *chosen* (Lamport's term) when a majority of its own voters has accepted it durably.  That is decided here
+from what the voters' disks hold, not from what anybody says.  Around it stand the properties of a single voter: nothing
+durable is ever taken back, nothing is said that is not durable, and one epoch is promised to one candidate.
 """
 
 from __future__ import annotations
@@ -134,9 +134,8 @@ class Heads:
         if slot is None:
             slot = chain.slots[head.order] = Slot(head)
         now = self._world.engine.now
-        self._report.require(
-            slot.head == head, "one-root-per-epoch", now, f"{short(app)}: two different heads {head.order} were accepted"
-        )
+        different = f"{short(app)}: two different heads {head.order} were accepted"
+        self._report.require(slot.head == head, "one-root-per-epoch", now, different)
         slot.acceptors[host.id] = None
         votes = sum(voter.id in slot.acceptors for voter in head.voters)
         if not slot.chosen and 2 * votes > len(head.voters):

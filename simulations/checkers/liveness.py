@@ -39,9 +39,8 @@ class Liveness:
             if self.can_finish(submission):
                 self._report.require(finished, "finishes", now, self._describe(submission))
             elif not finished:
-                self._report.require(
-                    self.stalled(submission), "says-stalled", now, f"{short(spec.id)} has no majority and nobody says so"
-                )
+                silent = f"{short(spec.id)} has no majority and nobody says so"
+                self._report.require(self.stalled(submission), "says-stalled", now, silent)
 
     def finished(self, submission: Submission) -> bool:
         chain = self._heads.chains.get(submission.app)

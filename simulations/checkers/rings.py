@@ -26,7 +26,7 @@ class Rings:
             self._report.require(ring.ready, "ring-ready", now, f"{who(host)} never became a member of the ring")
             if count < 3:
                 continue
-            known = [contact.id for contact in ring.view.leaves.neighbours()]
+            known = list(ring.view.leaves.neighbours())
             for side, true in (("left", members[place - 1]), ("right", members[(place + 1) % count])):
                 self._report.require(
                     true.id in known, "ring-closed", now,

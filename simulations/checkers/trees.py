@@ -1,8 +1,8 @@
 """Trees: acyclic, with one active parent, within the fan-out cap.
 
-Two joins that cross in flight may close a loop, and a lost message may leave a parent with a child that went elsewhere; the
-protocol promises to find and mend both.  So what is reported is not a bad state but one that *lasts*, among hosts that
-run and can talk to each other.
+Two joins that cross in flight may close a loop, and a lost message may leave a parent with a child that went
+elsewhere; the protocol promises to find and mend both.  So what is reported is not a bad state but one that *lasts*,
+among hosts that run and can talk to each other.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Trees:
     ) -> None:
         """Walk up from every node; whoever comes back to itself is on a cycle."""
         parents = {node: self._world.core(host).forest.groves[app].tree.parent for node, host in trees.items()}
-        for node in parents:
-            above, steps = parents[node], 0
+        for node, parent in parents.items():
+            above, steps = parent, 0
             while above is not None and above != node and steps <= len(parents):
                 above, steps = parents.get(above), steps + 1
             if above == node:
