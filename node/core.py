@@ -22,7 +22,7 @@ import msgspec
 from dht.config import RingConfig
 from dht.messages import Record
 from dht.ports import Verdict
-from dht.records import Kind, sign_record
+from dht.records import Kind, key_of, sign_record
 from dht.ring import Ring
 from fl.applications import Applications
 from fl.config import RoundConfig
@@ -204,7 +204,7 @@ class NodeCore:
 
     def record_changed(self, record: Record, now: int) -> None:
         """News: durable here, then to whom it concerns."""
-        key = f"record/{record.kind}/{record.subject.hex()}"
+        key = f"record/{record.kind}/{key_of(record).hex()}"
         value = _encoder.encode(record)
         if self._restored.get(key) != value:
             self._out.store(key, value)
