@@ -105,13 +105,12 @@ class Gateway:
         self._tried[peer] = self._attempt
         if peer == self.standby:
             self.standby = None
+        elif peer == self.active and self.standby is not None:
+            standby, self.standby = self.standby, None
+            self._activate(standby, now)
         elif peer == self.active:
-            self.active = None
-            self._view.uplink = None
+            self.active = self._view.uplink = None
             self._view.ready = False
-            if self.standby is not None:
-                standby, self.standby = self.standby, None
-                self._activate(standby, now)
         else:
             return
         self._seek(now)

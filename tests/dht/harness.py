@@ -1,4 +1,4 @@
-"""A tiny network of rings under virtual time: a heap of (time, sequence), seeded latency, links, crashes, partitions."""
+"""A tiny network of rings under virtual time: a heap of (time, sequence), latency, links, crashes, partitions."""
 
 from __future__ import annotations
 
@@ -47,8 +47,15 @@ class HashVerifier:
         return hashlib.sha256(public_key + tagged(domain, data)).digest() == signature
 
 
-def record(subject: bytes, version: int = 1, *, kind: Kind = Kind.APP, expires: int = 10_000, body: bytes = b"",
-           signer: bytes = b"owner") -> Record:
+def record(
+    subject: bytes,
+    version: int = 1,
+    *,
+    kind: Kind = Kind.APP,
+    expires: int = 10_000,
+    body: bytes = b"",
+    signer: bytes = b"owner",
+) -> Record:
     return sign_record(HashSigner(signer), kind, subject, version, expires, body)
 
 
@@ -105,7 +112,13 @@ class Host:
         self.frozen = False
         self.backlog: list[Event] = []
         self.ring = Ring(
-            me, config, out=self.out, upcalls=self.up, verifier=HashVerifier(), stream=Stream(seed, me.id, "ring"), wall_offset=0
+            me,
+            config,
+            out=self.out,
+            upcalls=self.up,
+            verifier=HashVerifier(),
+            stream=Stream(seed, me.id, "ring"),
+            wall_offset=0,
         )
 
 

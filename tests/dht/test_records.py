@@ -54,7 +54,7 @@ def test_merge_is_commutative_associative_and_idempotent(written: list[Record], 
     one, other = filled(written), filled(shuffled + written)
     assert content(one) == content(other)
     assert one.digest() == other.digest()
-    newest = {}
+    newest: dict[bytes, Record] = {}
     for r in written:
         if key_of(r) not in newest or rank(r) > rank(newest[key_of(r)]):
             newest[key_of(r)] = r
@@ -110,9 +110,14 @@ def test_every_field_is_signed() -> None:
     genuine = record(bytes(16), body=b"x")
     assert verify(genuine, HashVerifier())
     forged = [
-        msgspec.structs.replace(genuine, **change)  # type: ignore[arg-type]
+        msgspec.structs.replace(genuine, **change)
         for change in (
-            {"kind": 2}, {"subject": b"\1" * 16}, {"version": 9}, {"expires": 1}, {"signer": b"me"}, {"body": b"y"},
+            {"kind": 2},
+            {"subject": b"\1" * 16},
+            {"version": 9},
+            {"expires": 1},
+            {"signer": b"me"},
+            {"body": b"y"},
             {"signature": b""},
         )
     ]

@@ -89,7 +89,7 @@ def test_a_message_is_offered_above_at_every_hop() -> None:
     assert all(len(host.up.intercepted) == 1 for host in visited)
 
 
-# ---- deaths -----------------------------------------------------------------------------------------------------------
+# ---- deaths -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -210,7 +210,7 @@ def test_loss_of_messages_kills_nobody_in_the_leaf_sets() -> None:
     assert net.closed()
 
 
-# ---- restarts and partitions ------------------------------------------------------------------------------------------
+# ---- restarts and partitions --------------------------------------------------------------------------------------
 
 
 def test_a_restarted_node_replaces_its_former_life() -> None:
@@ -262,7 +262,7 @@ def test_a_seed_that_forgot_everyone_is_found_again() -> None:
     net.run_until(net.complete, 60 * SECOND)
 
 
-# ---- lies and accidents -----------------------------------------------------------------------------------------------
+# ---- lies and accidents -------------------------------------------------------------------------------------------
 
 
 def two() -> tuple[Net, Host, Host]:

@@ -115,7 +115,7 @@ def test_a_newer_contact_replaces_and_we_are_never_a_member() -> None:
     assert not leaves.fits(ME)
 
 
-# ---- routing table ----------------------------------------------------------------------------------------------------
+# ---- routing table ------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.tuples(strangers, st.integers(1, 1000)), max_size=60))
