@@ -185,7 +185,7 @@ class NodeCore:
 
     def peer_dead(self, peer: NodeId, why: str, silence: int, now: int) -> None:
         self._out.emit(PeerDead(peer, why, silence))
-        self.forest.peer_dead(peer, now)
+        self.forest.peer_dead(peer, why, now)
 
     def leaves_changed(self, now: int) -> None:
         self.forest.leaves_changed(now)

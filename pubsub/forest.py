@@ -201,9 +201,9 @@ class Forest:
             return True
         return False
 
-    def peer_dead(self, peer: NodeId, now: int) -> None:
+    def peer_dead(self, peer: NodeId, why: str, now: int) -> None:
         for grove in list(self.groves.values()):
-            grove.peer_dead(peer, now)
+            grove.peer_dead(peer, why, now)
 
     def leaves_changed(self, now: int) -> None:
         for app in list(self.known):

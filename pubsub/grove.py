@@ -112,6 +112,7 @@ class Grove:
     def _forget_root(self) -> None:
         if self.root is not None:
             self._forest.ring.unwatch(self.root.id, self._purpose)
+            self._forest.out.cancel_timer(("tree.confirm", self.app))
             self.root = None
 
     @property
@@ -141,6 +142,19 @@ class Grove:
                 self._dethrone(message.epoch, now)
         elif self._searching:
             self._weigh(peer, message.root, now)
+        elif self.root is not None and peer == self.root.id and (message.root is None or message.root.id != peer):
+            self._deposed(now)
+
+    def _deposed(self, now: int) -> None:
+        """Whom this rendezvous took for the root is alive and no root any more."""
+        self._forget_root()
+        self.serve(now)
+
+    def _confirm(self, now: int) -> None:
+        """A root may step down without dying: ask it now and then."""
+        if self.root is not None:
+            self._forest.out.send(self.root.id, HeadQuery(self.app))
+            self._forest.out.set_timer(("tree.confirm", self.app), now + self._forest.config.voter_check)
 
     def _weigh(self, peer: NodeId, root: Contact | None, now: int) -> None:
         """One answer to the search: a live root to be asked, its confirmation, or one voter more that knows none."""
@@ -151,6 +165,7 @@ class Grove:
             self._forest.out.cancel_timer(("tree.search", self.app))
             self.root, self._retry = named, 0
             ring.watch(named.id, self._purpose, now)
+            self._forest.out.set_timer(("tree.confirm", self.app), now + config.voter_check)
         elif named is not None and self._asked is None:
             self._asked = named.id
             ring.learn(named)
@@ -318,10 +333,12 @@ class Grove:
         if message.head is not None:
             self.heard_of(message.head, now)
         joiner, out = message.joiner, self._forest.out
+        if self.root is not None and self.root.id == joiner.id:
+            self._deposed(now)  # a root does not ask for a place
         if self.tree.attached:
             if self.tree.admit(joiner, message.attempt, now):
                 self._catch_up(joiner.id, message, now)
-        elif self.root is not None and self.root.id != joiner.id and self._forest.ring.alive(self.root.id):
+        elif self.root is not None and self._forest.ring.alive(self.root.id):
             out.send(joiner.id, TreeRefuse(self.app, message.attempt, (self.root,)))
         else:
             out.send(joiner.id, TreeRefuse(self.app, message.attempt))
@@ -358,12 +375,12 @@ class Grove:
         else:
             self._forest.out.send(peer, TreeLeave(self.app))
 
-    def peer_dead(self, peer: NodeId, now: int) -> None:
+    def peer_dead(self, peer: NodeId, why: str, now: int) -> None:
         """Parent: join again at once.  Child: expect nothing of it.  Root: see that there is another."""
         if self.tree.drop_child(peer, now):
             self.waves.child_lost(peer, now)
         if peer == self.tree.parent:
-            self.tree.lose_parent(now)
+            self.tree.lose_parent(now, tell=why == "silent")
         if self.root is not None and peer == self.root.id:
             self._forget_root()
             self.serve(now)
@@ -431,6 +448,8 @@ class Grove:
             case "tree.guard":
                 if self.proposer.leading:
                     self._guard(now)
+            case "tree.confirm":
+                self._confirm(now)
             case "tree.linger":
                 self.tree.leave(now)
                 self._forest.forget(self.app)

@@ -215,7 +215,7 @@ class Tree:
         if not self.wanted and not self.children:
             return
         if self.parent is not None and now - self._last_beat > self._config.beat_patience * self._config.beat:
-            self.lose_parent(now)
+            self.lose_parent(now, tell=True)
         if self.attached:
             beat = TreeBeat(self.app, self.my_path, wave, committed)
             for child in self.children:
@@ -244,10 +244,13 @@ class Tree:
         for child in self.children:
             self._out.send(child, beat)
 
-    def lose_parent(self, now: int) -> None:
-        """The parent is gone: look for another at once."""
+    def lose_parent(self, now: int, *, tell: bool = False) -> None:
+        """The parent is gone, or silent: look for another at once.  ``tell`` it, when it may still hear: on a path that is
+        broken one way only it would keep this node among its children for as long as it hears of it."""
         if self.parent is None:
             return
+        if tell:
+            self._out.send(self.parent, TreeLeave(self.app))
         self._ring.unwatch(self.parent, self._purpose)
         self.parent, self.path = None, ()
         self._changed(now)

@@ -304,7 +304,7 @@ class Net:
 
         def funeral(now: int) -> None:
             host.ring.dead[peer] = True
-            host.forest.peer_dead(peer, now)
+            host.forest.peer_dead(peer, "closed", now)
             host.forest.leaves_changed(now)
 
         self._happen(host, funeral)

@@ -113,7 +113,7 @@ def test_a_parent_that_forgot_its_child_loses_it_at_the_first_word() -> None:
     settled(net)
     root = net.root
     child = below(net, root)[0]
-    root.do(lambda now: root.forest.peer_dead(child.id, now))
+    root.do(lambda now: root.forest.peer_dead(child.id, "closed", now))
     assert child.grove().tree.parent == root.id
     net.run_until(net.all_attached, 4 * SECOND)
 
