@@ -20,6 +20,7 @@ from protocol.effects import Outbox
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId, blob_id, ring_id, zone_of
 from protocol.messages import Contact
+from protocol.wire import UNREADABLE
 from pubsub.forest import Forest
 from pubsub.messages import Head, Partial, WaveId
 from pubsub.ports import Genesis, OpenWave
@@ -53,7 +54,7 @@ def decode_head(body: bytes) -> Head | None:
     """The outline in a VOTERS record; None when it is not one."""
     try:
         return _heads.decode(body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 
@@ -61,7 +62,7 @@ def decode_spec(body: bytes) -> AppSpec | None:
     """The descriptor in an APP record; None when it is not one."""
     try:
         return specs.decode(body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 

@@ -20,6 +20,7 @@ import msgspec
 
 from protocol import ids
 from protocol.errors import CodecError, LimitError, UsageError
+from protocol.wire import UNREADABLE
 
 MAX_BUNDLE = 1 << 20
 """Bytes.  Code is small; data and weights have their own ways to travel."""
@@ -61,7 +62,7 @@ def decode(content: bytes | memoryview) -> Bundle:
         raise LimitError(f"bundle of {len(content)} bytes, the limit is {MAX_BUNDLE}")
     try:
         bundle = _decoder.decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(f"not a bundle: {error}") from None
     if bundle.version != VERSION:
         raise CodecError(f"bundle version {bundle.version}, we read {VERSION}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.wire import UNREADABLE
+
 
 class Work(enum.IntEnum):
     """What a wave asks of its workers."""
@@ -50,7 +52,7 @@ def decode_order(data: bytes) -> Order | None:
     """None when it is not an order that we understand."""
     try:
         return _orders.decode(data)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 
@@ -58,5 +60,5 @@ def decode_report(data: bytes) -> Report:
     """An empty report when there is none, or one that we do not understand: early stopping then starts afresh."""
     try:
         return _reports.decode(data) if data else Report()
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return Report()

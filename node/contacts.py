@@ -12,6 +12,7 @@ import msgspec
 
 from protocol.errors import ConfigError
 from protocol.messages import Contact
+from protocol.wire import UNREADABLE
 
 from .statedir import StateDir, read_file, write_file
 
@@ -33,7 +34,7 @@ def load_contacts(state: StateDir) -> tuple[Contact, ...]:
         return ()
     try:
         return _decoder.decode(read_file(state.contacts))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         raise ConfigError(
             f"{state.contacts} is corrupt",
             "delete it and start again; a node that nobody dials then needs a new invitation to find the fabric",

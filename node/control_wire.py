@@ -22,6 +22,7 @@ import msgspec
 
 from protocol import errors
 from protocol.errors import CodecError, LimitError, MyceliaError, VersionError
+from protocol.wire import UNREADABLE
 
 from .service import DaemonService
 
@@ -116,7 +117,7 @@ def decode_request(body: bytes) -> tuple[Method, tuple[Any, ...]]:
     """Raises CodecError for what is no request, VersionError for one of another version."""
     try:
         request = _requests.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(f"not a control request: {error}") from None
     if request.version != VERSION:
         raise VersionError(
@@ -128,7 +129,7 @@ def decode_request(body: bytes) -> tuple[Method, tuple[Any, ...]]:
         raise CodecError(f"the daemon has no method {request.method[:40]!r}")
     try:
         return method, method.arguments.decode(request.arguments)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(f"{method.name}: {error}") from None
 
 
@@ -153,7 +154,7 @@ def decode_reply(method: Method, body: bytes) -> tuple[str, Any]:
             failure = _failures.decode(reply.body)
             raise _ERRORS.get(failure.kind, MyceliaError)(failure.message, failure.remedy)
         return reply.kind, None if reply.kind == "end" else method.result.decode(reply.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(
             f"the daemon's answer to {method.name} makes no sense: {error}",
             "restart the daemon after an upgrade: mycelia stop, then mycelia up",

@@ -18,6 +18,9 @@ import msgspec
 from .errors import CodecError, LimitError, UnknownKindError, VersionError
 from .messages import KINDS, Contact, Id, Message, Routed
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""All that a msgspec decoder raises on bytes from outside: not its type, not UTF-8, or nested without end."""
+
 VERSION = 1
 MAX_FRAME = 1 << 20
 """Largest frame on a control link, bytes."""
@@ -67,7 +70,7 @@ def decode(frame: bytes | memoryview) -> tuple[Message | Routed, int]:
         raise LimitError(f"frame of {len(frame)} bytes, the limit is {MAX_FRAME}")
     try:
         envelope = _envelopes.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(f"not an envelope: {error}") from None
     if envelope.version != VERSION:
         raise VersionError(f"envelope version {envelope.version}, we speak {VERSION}")
@@ -92,7 +95,7 @@ def _decode_body(cls: type[Message], body: memoryview) -> Message:
         decoder = _bodies[cls.KIND] = msgspec.msgpack.Decoder(cls)
     try:
         message: Message = decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(f"{cls.__name__}: {error}") from None
     return message
 

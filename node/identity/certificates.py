@@ -35,6 +35,7 @@ from cryptography.x509.oid import NameOID
 
 from protocol.errors import AuthError
 from protocol.ids import ID_BYTES, NodeId, ring_id, zone_of
+from protocol.wire import UNREADABLE
 
 DOMAIN = "mycelia"
 """Top label of every node's name.  Not a public domain, and never looked up."""
@@ -258,5 +259,5 @@ def _limits(certificate: x509.Certificate) -> Limits:
     assert isinstance(extension, x509.UnrecognizedExtension)
     try:
         return msgspec.msgpack.decode(extension.value, type=Limits)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         raise AuthError("an endorsement with malformed limits") from None

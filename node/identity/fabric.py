@@ -26,6 +26,7 @@ from protocol.errors import AuthError, CodecError, LimitError
 from protocol.ids import NodeId
 from protocol.messages import Id
 from protocol.signing import Signer, Verifier
+from protocol.wire import UNREADABLE
 
 from .certificates import MAX_CERTIFICATE, check_authority
 
@@ -81,7 +82,7 @@ def open_document(signed: SignedDocument, verifier: Verifier) -> FabricDocument:
     """
     try:
         document = msgspec.msgpack.decode(signed.body, type=FabricDocument)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(f"not a fabric document: {error}") from None
     if not verifier.verify(document.owner, DOMAIN, signed.body, signed.signature):
         raise AuthError("a fabric document that its owner did not sign")
@@ -114,5 +115,5 @@ def decode_document(content: bytes) -> SignedDocument:
         raise LimitError(f"a fabric document of {len(content)} bytes, the limit is {MAX_DOCUMENT}")
     try:
         return msgspec.msgpack.decode(content, type=SignedDocument)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(f"not a fabric document: {error}") from None

@@ -15,6 +15,7 @@ import msgspec
 
 from protocol.errors import CodecError, LimitError
 from protocol.messages import Contacts
+from protocol.wire import UNREADABLE
 
 from .fabric import MAX_DOCUMENT, Certificate, PublicKey, SignedDocument
 from .invite import SECRET_BYTES
@@ -85,7 +86,7 @@ async def read_question(reader: asyncio.StreamReader) -> Question:
     body = await _read(reader, MAX_QUESTION)
     try:
         return _questions.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(f"not a question: {error}") from None
 
 
@@ -94,7 +95,7 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
     body = await _read(reader, MAX_ANSWER)
     try:
         return _answers.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(f"not an answer: {error}") from None
 
 

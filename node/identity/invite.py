@@ -19,6 +19,7 @@ import msgspec
 
 from protocol.errors import UsageError
 from protocol.messages import Contact, Digest
+from protocol.wire import UNREADABLE
 
 SECRET_BYTES = 16
 MAX_SEEDS = 8
@@ -75,7 +76,7 @@ def decode_invitation(text: str) -> Invitation:
         raise _damaged()
     try:
         invitation = msgspec.msgpack.decode(body, type=Invitation)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         raise _damaged() from None
     if not invitation.issuer.dialable:
         raise UsageError("this invitation names no address to join at", _ASK)

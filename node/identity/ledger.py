@@ -19,6 +19,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 
 from protocol.errors import AuthError, ConfigError, UsageError
+from protocol.wire import UNREADABLE
 
 from .fabric import Certificate
 from .invite import SECRET_BYTES
@@ -92,7 +93,7 @@ class Ledger:
             if key.startswith(_PREFIX):
                 try:
                     self._entries[key] = msgspec.msgpack.decode(value, type=Entry)
-                except msgspec.MsgspecError:
+                except UNREADABLE:
                     raise ConfigError(
                         f"the ledger of invitations is corrupt at {key}",
                         "move issuer.db aside: the invitations that are out become void, members stay members",

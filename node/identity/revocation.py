@@ -22,6 +22,7 @@ from dht.records import Kind, sign_record
 from protocol.errors import CodecError
 from protocol.ids import NodeId, ring_id
 from protocol.signing import Signer
+from protocol.wire import UNREADABLE
 
 from .fabric import FabricDocument, is_issuer
 
@@ -54,7 +55,7 @@ def read_revocation(record: Record) -> Revocation:
     """The body of ``record``.  Raises CodecError."""
     try:
         return msgspec.msgpack.decode(record.body, type=Revocation)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise CodecError(f"not a revocation: {error}") from None
 
 

@@ -24,6 +24,7 @@ from node.supervisor import Supervisor
 from protocol.errors import CodecError, TransportError
 from protocol.ids import NodeId
 from protocol.messages import Digest, Natural
+from protocol.wire import UNREADABLE
 
 from .channels import FETCH, PUSH, errors
 
@@ -54,7 +55,7 @@ def decode(frame: Any) -> Want:
     """Raises CodecError."""
     try:
         return _decoder.decode(frame)
-    except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as error:
+    except (*UNREADABLE, TypeError) as error:
         raise CodecError(f"not a transfer's header: {error}") from None
 
 

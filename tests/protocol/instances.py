@@ -63,6 +63,8 @@ class Examples:
         match info:
             case types.BoolType():
                 return True
+            case types.EnumType():
+                return next(iter(info.cls))
             case types.IntType():
                 return self._integer(info)
             case types.FloatType():
