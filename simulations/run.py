@@ -62,9 +62,14 @@ class Result:
     def ok(self) -> bool:
         return not self.violations_total
 
+    @property
+    def us_per_message(self) -> float:
+        """Wall time per message, everything included, in microseconds."""
+        return self.wall_s * 1e6 / max(self.messages, 1)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return dataclasses.asdict(self) | {"ok": self.ok}
+        return dataclasses.asdict(self) | {"ok": self.ok, "us_per_message": self.us_per_message}
 
 
 class Run:

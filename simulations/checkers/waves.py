@@ -22,7 +22,8 @@ class Waves:
 
     def __init__(self, world: World, report: Report, heads: Heads, *, exact: bool) -> None:
         self._world, self._report, self._heads, self._exact = world, report, heads, exact
-        self._handed_in: dict[AppId, dict[WaveId, dict[NodeId, None]]] = {}
+        self._handed_in: dict[AppId, dict[WaveId, dict[NodeId, tuple[int, tuple[NodeId, ...]]]]] = {}
+        """Who handed in, in which life, and whose contributions."""
         world.engine.tap(WaveUp, self._up)
 
     def sample(self, now: int) -> None:
@@ -41,8 +42,11 @@ class Waves:
         given = waves.setdefault(message.wave, {})
         if len(waves) > WAVES_KEPT:
             del waves[next(iter(waves))]
-        self._report.require(host.id not in given, "hand-in-once", now, f"{name} hands in again")
-        given[host.id] = None
+        boot, before = given.get(host.id, (0, ()))
+        self._report.require(boot != host.boot, "hand-in-once", now, f"{name} hands in again")
+        again = not set(before).isdisjoint(partial.contributors)
+        self._report.require(not again, "counted-once", now, f"{name} hands in again what an earlier life of it did")
+        given[host.id] = host.boot, before + partial.contributors
         tree = self._world.core(host).forest.groves[message.app].tree
         self._report.require(tree.parent == effect.peer, "hand-in-to-parent", now, f"{name} hands in to a stranger")
         members = partial.contributors

@@ -1,0 +1,194 @@
+"""``python -m simulations``: run a scenario, soak, or check the checkers against planted bugs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import MyceliaError, UsageError
+
+from . import mutants, reference
+from .run import Result, run
+from .scenario import load
+from .soak import CONFIDENCE_FACTOR, draw
+
+VIOLATED = 1
+"""Exit status when a check failed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, do, report.  Returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.call(options)
+    except MyceliaError as error:
+        sys.stderr.write(f"error: {error}\n" + (f"  {error.remedy}\n" if error.remedy else ""))
+        return error.exit_code
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m simulations",
+        description="Whole networks of real node cores under virtual time, with faults and checkers.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("run", help="run one scenario and check it")
+    one.add_argument("file", type=Path, help="a scenario, such as simulations/scenarios/smoke-32.toml")
+    one.add_argument("--seed", type=int, help="default: the scenario's own")
+    one.add_argument("--wire", action="store_true", help="send every message through the codec (small scenarios)")
+    one.set_defaults(call=_run)
+
+    soak = commands.add_parser("soak", help="run many drawn scenarios and state the 95 %% bound")
+    soak.add_argument("--seeds", type=int, default=10, help="how many (default: 10)")
+    soak.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    soak.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    soak.set_defaults(call=_soak)
+
+    mutant = commands.add_parser("mutants", help="plant known protocol bugs and require that each is caught")
+    mutant.add_argument("--seeds", type=int, default=100, help="seeds after which a mutant has survived (default: 100)")
+    mutant.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    mutant.add_argument("--only", default="", metavar="NAME", help="one mutant alone")
+    mutant.set_defaults(call=_mutants)
+
+    for command in (one, soak, mutant):
+        command.add_argument("--json", metavar="FILE", help="write the results there; - for standard output")
+
+    keys = commands.add_parser("reference", help="print the reference of scenario files")
+    keys.set_defaults(call=_reference)
+    return parser
+
+
+def _reference(options: argparse.Namespace) -> int:
+    sys.stdout.write(reference.markdown())
+    return 0
+
+
+# ---- run ------------------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    result = run(load(options.file), options.seed, check_wire=options.wire)
+    _say(options, _describe(result))
+    _write(options.json, result.to_dict())
+    return 0 if result.ok else VIOLATED
+
+
+def _describe(result: Result) -> str:
+    megabytes, transferred = result.message_bytes / 1e6, result.transfer_bytes / 1e6
+    lines = [
+        f"{result.scenario}  seed={result.seed}  digest={result.digest}",
+        f"{result.nodes} nodes, {result.running} running at the end; {result.events} events",
+        f"{result.messages} messages, {megabytes:.1f} MB; transfers, {transferred:.1f} MB",
+        f"{result.virtual_s:.0f} s of virtual time in {result.wall_s:.1f} s; {result.us_per_message:.1f} us per message",
+        "faults: " + (", ".join(f"{kind} {count}" for kind, count in result.faults.items()) or "none"),
+        "penalties: " + (", ".join(f"{code} {count}" for code, count in result.penalties.items()) or "none"),
+    ]
+    lines += [
+        f"  {app.app}  {app.status:<10} round {app.rounds:>3}  epoch {app.epoch:>2}  contributors {app.contributors}"
+        for app in result.apps
+    ]
+    lines.append(f"violations: {result.violations_total}")
+    lines += [f"  {violation}" for violation in result.violations]
+    return "\n".join(lines)
+
+
+# ---- soak -----------------------------------------------------------------------------------------------------------
+
+
+def _soak(options: argparse.Namespace) -> int:
+    if options.seeds < 1 or options.jobs < 1:
+        raise UsageError("--seeds and --jobs must be at least 1")
+    started = time.perf_counter()
+    seeds = range(options.first, options.first + options.seeds)
+    done: list[dict[str, Any]] = []
+    for outcome in _soaked(seeds, options.jobs):
+        done.append(outcome)
+        _say(options, _soak_line(outcome))
+    failed = [outcome for outcome in done if not outcome["ok"]]
+    bound = CONFIDENCE_FACTOR / len(done)
+    _say(options, f"{len(done)} seeds, {len(failed)} failed, {time.perf_counter() - started:.0f} s")
+    if failed:
+        _say(options, "failing seeds: " + " ".join(str(outcome["seed"]) for outcome in failed))
+    else:
+        _say(options, f"95 % bound on the share of failing seeds: {bound:.4f}")
+    events = sum(outcome["events"] for outcome in done)
+    _write(options.json, {"seeds": len(done), "failed": len(failed), "bound": bound, "events": events, "runs": done})
+    return VIOLATED if failed else 0
+
+
+def _soaked(seeds: range, jobs: int) -> Iterator[dict[str, Any]]:
+    """Results in the order of the seeds."""
+    if jobs == 1:
+        yield from (run(draw(seed)).to_dict() for seed in seeds)
+        return
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(_soak_elsewhere, seeds)
+
+
+def _soak_elsewhere(seed: int) -> dict[str, Any]:
+    """One seed in a process of its own, so that a core that raises takes down nothing but its seed."""
+    command = [sys.executable, "-m", "simulations", "soak", "--first", str(seed), "--seeds", "1", "--jobs", "1"]
+    done = subprocess.run([*command, "--json", "-"], capture_output=True, text=True, check=False)
+    try:
+        outcome: dict[str, Any] = json.loads(done.stdout)["runs"][0]
+    except ValueError:
+        text = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        violation = {"rule": "raised", "at_s": 0.0, "text": text}
+        return {"seed": seed, "ok": False, "events": 0, "faults": {}, "violations": [violation], "wall_s": 0.0}
+    return outcome
+
+
+def _soak_line(outcome: dict[str, Any]) -> str:
+    kinds = " ".join(outcome["faults"])
+    line = f"seed {outcome['seed']}: {'ok' if outcome['ok'] else 'FAILED'}, {outcome['events']} events ({kinds})"
+    for violation in outcome["violations"][:5]:
+        line += f"\n    {violation['at_s']:.3f} s  {violation['rule']}: {violation['text']}"
+    return line
+
+
+# ---- mutants --------------------------------------------------------------------------------------------------------
+
+
+def _mutants(options: argparse.Namespace) -> int:
+    names = [options.only] if options.only else list(mutants.ALL)
+    if options.only and options.only not in mutants.ALL:
+        raise UsageError(f"there is no mutant {options.only}", "one of " + ", ".join(mutants.ALL))
+    outcomes = []
+    for name in names:
+        outcome = mutants.hunt(mutants.ALL[name], options.seeds)
+        outcomes.append(outcome)
+        _say(options, str(outcome))
+    survivors = [outcome.name for outcome in outcomes if not outcome.caught]
+    _say(options, f"{len(outcomes)} mutants, {len(survivors)} survived" + "".join(f" {name}" for name in survivors))
+    _write(options.json, {"mutants": [outcome.to_dict() for outcome in outcomes], "survivors": survivors})
+    return VIOLATED if survivors else 0
+
+
+# ---- output ---------------------------------------------------------------------------------------------------------
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    """Progress for people, out of the way of JSON on standard output."""
+    stream = sys.stderr if options.json == "-" else sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _write(target: str | None, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    elif target:
+        try:
+            Path(target).write_text(text)
+        except OSError as error:
+            raise UsageError(f"cannot write {target}: {error.strerror}") from None

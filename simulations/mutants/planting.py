@@ -1,0 +1,113 @@
+"""What a planted bug is, and how long it takes to find."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from protocol.streams import Stream
+
+from ..run import run
+from ..scenario import Applications, Compute, Faults, Limits, Links, Nodes, Scenario
+
+Plant = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A bug that somebody could have written."""
+
+    name: str
+    story: str
+    """What is wrong, in one sentence."""
+    plant: Plant
+    """While entered, all cores have the bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hunt:
+    """How the checkers fared against one mutant."""
+
+    name: str
+    caught: bool
+    seeds: int
+    """Runs until it was caught, or all that were tried."""
+    rule: str
+    """The first property that failed."""
+
+    def __str__(self) -> str:
+        if self.caught:
+            return f"{self.name}: caught by {self.rule} after {self.seeds} seed{'s' * (self.seeds > 1)}"
+        return f"{self.name}: SURVIVED {self.seeds} seeds"
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@contextmanager
+def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+    """``owner.name`` is ``replacement`` while entered."""
+    original = vars(owner)[name]
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
+def together(*patches: AbstractContextManager[None]) -> Iterator[None]:
+    """All ``patches`` at once: one bug that takes more than one method."""
+    with ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        yield
+
+
+def hunt(mutant: Mutant, seeds: int) -> Hunt:
+    """Run seed after seed with the bug planted, until a checker reports something."""
+    for seed in range(seeds):
+        with mutant.plant():
+            result = run(storm(seed), stop_early=True)
+        if not result.ok:
+            return Hunt(mutant.name, True, seed + 1, result.violations[0].rule)
+    return Hunt(mutant.name, False, seeds, "")
+
+
+def storm(seed: int) -> Scenario:
+    """A small network in heavy weather: what a bug of the protocol cannot hide in for long."""
+    stream = Stream(seed, "storm")
+    return Scenario(
+        name=f"storm-{seed}",
+        seed=seed,
+        nodes=Nodes(count=16 + stream.below(17), join_s=3.0),
+        links=Links(span_ms=stream.choice((20.0, 60.0)), late_share=stream.uniform()),
+        compute=Compute(train_s=stream.choice((0.3, 1.5)), sigma=0.6),
+        applications=Applications(
+            count=2, submit_s=1.0, rounds=12, workers=10, fan_out=2, voters=stream.choice((3, 5)), quorum=0.8
+        ),
+        faults=Faults(
+            start_s=1.0,
+            duration_s=45.0,
+            crash_share=stream.uniform(0.1, 0.5),
+            power_share=stream.uniform(),
+            return_share=0.8,
+            return_s=stream.choice((1.5, 6.0)),
+            crash_root=True,
+            freezes=stream.below(5),
+            freeze_s=6.0,
+            freeze_root=stream.uniform() < 0.5,
+            cuts=stream.below(4),
+            one_way_cuts=stream.below(3),
+            cut_s=8.0,
+            cut_share=0.5,
+            loss=stream.choice((0.0, 0.01, 0.03)),
+            duplicate=stream.choice((0.0, 0.05)),
+            reorder=stream.choice((0.0, 0.05)),
+            slow_disks=stream.below(6),
+        ),
+        limits=Limits(liveness_s=120.0, settle_s=45.0),
+    )

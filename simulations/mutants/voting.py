@@ -1,0 +1,128 @@
+"""Bugs of the round head: voters that forget, root candidates that do not ask."""
+# ruff: noqa: SLF001 - a planted bug has the body of the method that it replaces
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import msgspec
+
+from protocol.ids import NodeId
+from protocol.messages import Contact, Message
+from pubsub import proposer as proposer_module
+from pubsub.messages import Accepted, Head, Prepare, Promise
+from pubsub.proposer import Phase, Proposer
+from pubsub.voter import Ballot, Voter
+
+from .planting import patched
+
+
+def no_epoch_fence() -> AbstractContextManager[None]:
+    """A voter accepts a head whatever epoch it has promised since."""
+
+    def superseded(self: Voter, head: Head) -> bool:
+        return self.ballot.accepted is not None and head.order < self.ballot.accepted.order
+
+    return patched(Voter, "_superseded", superseded)
+
+
+def accept_older_head() -> AbstractContextManager[None]:
+    """A voter lets a late ``Accept`` replace the newer head that it holds."""
+
+    def superseded(self: Voter, head: Head) -> bool:
+        return head.epoch < self.ballot.promised
+
+    return patched(Voter, "_superseded", superseded)
+
+
+def lost_promise() -> AbstractContextManager[None]:
+    """A voter that restarts does not look at what its disk holds."""
+
+    def restore(self: Voter, value: bytes) -> None:
+        self.ballot = Ballot()
+
+    return patched(Voter, "restore", restore)
+
+
+def lost_candidate() -> AbstractContextManager[None]:
+    """A voter promises an epoch to everyone who asks for it."""
+
+    def on_prepare(self: Voter, peer: NodeId, message: Prepare, now: int) -> None:
+        if message.epoch < self.ballot.promised:
+            self._refuse(peer)
+            return
+        self.ballot = Ballot(message.epoch, message.candidate, self.ballot.accepted)
+        self._answer(peer, Promise(self.app, message.epoch, self.ballot.accepted))
+
+    return patched(Voter, "on_prepare", on_prepare)
+
+
+def _said_at_once(kind: type[Message]) -> AbstractContextManager[None]:
+    original = Voter._answer
+
+    def answer(self: Voter, peer: NodeId, message: Message) -> None:
+        if not isinstance(message, kind):
+            original(self, peer, message)
+            return
+        self._out.send(peer, message)
+        self._out.store(self.key(self.app), msgspec.msgpack.encode(self.ballot))
+
+    return patched(Voter, "_answer", answer)
+
+
+def promise_before_stored() -> AbstractContextManager[None]:
+    """A voter promises before its disk knows."""
+    return _said_at_once(Promise)
+
+
+def accepted_before_stored() -> AbstractContextManager[None]:
+    """A voter says that it accepted before its disk knows."""
+    return _said_at_once(Accepted)
+
+
+def no_majority() -> AbstractContextManager[None]:
+    """Two answers are enough, however many voters there are."""
+
+    def some(voters: Sequence[Contact], answered: Mapping[NodeId, bool]) -> bool:
+        return sum(voter.id in answered for voter in voters) >= min(2, len(voters))
+
+    return patched(proposer_module, "majority", some)
+
+
+def root_without_prepare() -> AbstractContextManager[None]:
+    """A candidate does not ask anybody for a promise."""
+    original = Proposer._ask
+
+    def ask(self: Proposer, now: int) -> None:
+        original(self, now)
+        if self.phase is Phase.PREPARING and self._known is not None:
+            self._best, self._holders = self._known, [self._me.id]
+            self._adopt(now)
+
+    return patched(Proposer, "_ask", ask)
+
+
+def adopt_own_head() -> AbstractContextManager[None]:
+    """A new root goes on from the head that it knew, not from the newest one that the promises showed."""
+    original = Proposer._adopt
+
+    def adopt(self: Proposer, now: int) -> None:
+        self._best = self._known
+        original(self, now)
+
+    return patched(Proposer, "_adopt", adopt)
+
+
+def two_voters_at_once() -> AbstractContextManager[None]:
+    """A dead voter is replaced by another node in one step."""
+
+    def next_voters(self: Proposer, voters: tuple[Contact, ...]) -> tuple[Contact, ...]:
+        seated = [voter.id for voter in voters]
+        dead = [voter for voter in voters if voter.id != self._me.id and not self._ring.alive(voter.id)]
+        fresh = [contact for contact in self._ring.closest(self.app, 16) if contact.id not in seated]
+        if not dead or not fresh:
+            return voters
+        return (*(voter for voter in voters if voter is not dead[0]), fresh[0])
+
+    return patched(Proposer, "next_voters", next_voters)

@@ -1,0 +1,99 @@
+"""Soaking: one drawn configuration per seed, for as many seeds as there is time.
+
+Every seed draws its own sizes, distances, applications and mix of faults (swarm testing, Groce et al. 2012: leaving
+features out at random finds more than always using all of them).  Failing seeds go into
+``tests/simulations/seeds.toml``, so the meaning of a seed must not change: append new draws to the end of :func:`draw`.
+"""
+
+from __future__ import annotations
+
+from protocol.streams import Stream
+
+from .scenario import Applications, Compute, Faults, Limits, Links, Nodes, Scenario
+
+MIN_NODES = 64
+APPLICATIONS = 3
+MIN_EVENTS = 100_000
+MIN_KINDS = 3
+CONFIDENCE_FACTOR = 3.0
+"""After N seeds without a failure, the share of failing seeds is below 3/N with 95 % confidence (rule of three)."""
+
+_KINDS = (
+    "crash", "return", "replace", "crash_root", "freeze", "freeze_root", "cut", "one_way_cut", "loss", "duplicate",
+    "reorder", "slow_disk", "slow_compute",
+)  # fmt: skip
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of one seed: at least 64 nodes, 3 applications, 10^5 events and 3 kinds of fault."""
+    stream = Stream(seed, "soak")
+    nodes = MIN_NODES + stream.below(65)
+    workers = 6 + stream.below(19)
+    large = stream.uniform() < 0.25
+    return Scenario(
+        name=f"soak-{seed}",
+        seed=seed,
+        nodes=Nodes(
+            count=nodes,
+            join_s=5.0 + stream.below(16),
+            outbound_share=stream.choice((0.0, 0.0, 0.1, 0.25)),
+        ),
+        links=Links(
+            sites=1 + stream.below(8),
+            span_ms=stream.choice((1.0, 20.0, 60.0, 150.0)),
+            jitter=stream.choice((0.05, 0.5)),
+            late_share=stream.uniform(),
+        ),
+        compute=Compute(
+            train_s=stream.choice((0.2, 1.0, 3.0)),
+            sigma=stream.choice((0.1, 0.5)),
+            straggler_share=stream.choice((0.0, 0.05)),
+        ),
+        applications=Applications(
+            count=APPLICATIONS,
+            rounds=10 + stream.below(21),
+            workers=workers,
+            min_workers=1 + stream.below(max(workers // 4, 1)),
+            fan_out=2 + stream.below(5),
+            voters=stream.choice((3, 5, 5)),
+            quorum=stream.choice((0.5, 0.8)),
+            fraction=stream.choice((1.0, 1.0, 0.6)),
+            evaluate=stream.uniform() < 0.7,
+            model_bytes=200_000 + stream.below(2_000_000) if large else 64,
+        ),
+        faults=_draw_faults(stream, nodes),
+        limits=Limits(liveness_s=300.0, settle_s=45.0, min_events=MIN_EVENTS),
+    )
+
+
+def _draw_faults(stream: Stream, nodes: int) -> Faults:
+    """At least three kinds, each in a strength of its own."""
+    kinds = stream.sample(_KINDS, MIN_KINDS + stream.below(4))
+
+    def maybe(kind: str, low: float, high: float) -> float:
+        value = stream.uniform(low, high)
+        return value if kind in kinds else 0.0
+
+    crash = max(maybe("crash", 0.05, 0.3), maybe("return", 0.05, 0.3), maybe("replace", 0.05, 0.2))
+    return Faults(
+        start_s=stream.uniform(0.0, 10.0),
+        duration_s=stream.uniform(30.0, 90.0),
+        crash_share=crash,
+        power_share=stream.choice((0.0, 0.5, 1.0)),
+        return_share=maybe("return", 0.5, 1.0),
+        return_s=stream.choice((3.0, 20.0)),
+        replace_share=maybe("replace", 0.3, 1.0),
+        crash_root="crash_root" in kinds,
+        freezes=max(int(maybe("freeze", 1, nodes / 8)), int("freeze_root" in kinds)),
+        freeze_s=stream.choice((2.0, 10.0, 25.0)),
+        freeze_root="freeze_root" in kinds,
+        cuts=int(maybe("cut", 1, 5)),
+        one_way_cuts=int(maybe("one_way_cut", 1, 4)),
+        cut_s=stream.choice((3.0, 10.0, 40.0)),
+        cut_share=stream.uniform(0.05, 0.5),
+        loss=maybe("loss", 0.001, 0.03),
+        duplicate=maybe("duplicate", 0.001, 0.05),
+        reorder=maybe("reorder", 0.001, 0.1),
+        slow_disks=int(maybe("slow_disk", 1, nodes / 4)),
+        slow_compute=int(maybe("slow_compute", 1, nodes / 4)),
+    )
