@@ -63,8 +63,9 @@ class Grove:
             ring=forest.ring, out=forest.out, stream=stream, changed=self._tree_changed,
         )  # fmt: skip
         self.waves = Waves(
-            self.tree, genesis.quorum, forest.config, roles=forest.roles, out=forest.out, count=forest.count
-        )
+            self.tree, genesis.quorum, forest.config,
+            roles=forest.roles, out=forest.out, holdings=forest.holdings, count=forest.count,
+        )  # fmt: skip
         self.proposer = Proposer(
             app, forest.me, forest.config, ring=forest.ring, out=forest.out, stream=stream,
             genesis=genesis.head(), holdings=forest.holdings,
@@ -351,7 +352,8 @@ class Grove:
         self.waves.replay_to(child, message.wave if message is not None else self.waves.current, now)
 
     def on_accept(self, peer: NodeId, message: TreeAccept, now: int) -> None:
-        self.tree.on_accept(peer, message, now)
+        if self.tree.on_accept(peer, message, now):
+            self.waves.child_lost(peer, now)
 
     def on_refuse(self, peer: NodeId, message: TreeRefuse, now: int) -> None:
         self.tree.on_refuse(peer, message, now)
@@ -368,6 +370,10 @@ class Grove:
         last = self._last.head.order if self._last is not None else (0, 0)
         if message.wave > self.waves.current or message.committed > last:
             self._forest.out.send(peer, TreeWant(self.app))
+        elif message.awaits:
+            self.waves.on_awaited(peer, message.wave, now)
+            if message.remaining and message.wave == self.waves.current:
+                self.waves.on_hurry(message.remaining, now)
 
     def on_want(self, peer: NodeId, message: TreeWant, now: int) -> None:
         if peer in self.tree.children:
@@ -400,12 +406,11 @@ class Grove:
             return
         holdings = self._forest.holdings
         for value in (message.head.model, self.genesis.bundle):
-            if value.blob:
-                holdings.ensure(value, (peer,), lambda at: None, now)
+            holdings.ensure(value, (peer, self.genesis.home.id), lambda at: None, now)
         self.waves.on_open(peer, message, now)
 
     def on_up(self, peer: NodeId, message: WaveUp, now: int) -> None:
-        """A child's partial: fenced first, then fetched if it is large, then counted."""
+        """A child's partial, fenced first."""
         if message.wave.epoch < self.epoch:
             self._forest.count("stale_refused")
             self._forest.out.send(peer, Stale(self.app, self.epoch))
@@ -414,13 +419,7 @@ class Grove:
             self._forest.count("late_partials")
             self._forest.out.send(peer, TreeLeave(self.app))
             return
-        value = message.partial.value if message.partial is not None else None
-        if value is None or not value.blob:
-            self.waves.on_up(peer, message, now)
-        elif self.waves.wants(peer, message.wave):
-            self._forest.holdings.ensure(value, (peer,), lambda at: self.waves.on_up(peer, message, at), now)
-        else:
-            self._forest.count("late_partials")
+        self.waves.on_up(peer, message, now)
 
     def on_promise(self, peer: NodeId, message: Promise, now: int) -> None:
         self.proposer.on_promise(peer, message, now)
@@ -436,7 +435,7 @@ class Grove:
                 self.tree.on_join_timer(now)
             case "tree.beat":
                 last = self._last.head.order if self._last is not None else (0, 0)
-                self.tree.on_beat_timer(self.waves.current, last, now)
+                self.tree.on_beat_timer(self.waves.current, last, self.waves.awaited, now)
             case "tree.wave":
                 self.waves.on_deadline(now)
             case "tree.head":

@@ -2,8 +2,8 @@
 
 A message may name an artifact instead of carrying it.  Whoever needs the content says so here; the transfer is asked
 of the driver at once (it answers ``TransferDone`` immediately when the artifact is present), and the continuations run
-when it is complete and verified.  A failed transfer goes on from another source if one was named, else the
-continuations are dropped and whoever still cares asks again: the next wave, the next ``Accept``.
+when it is complete and verified.  A failed transfer goes on from another source if one was named; when none is left
+the waiting parts are told, and whoever still cares asks again: at the next beat, wave or ``Accept``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Wanted:
     def __init__(self, size: int) -> None:
         self.size = size
         self.sources: list[NodeId] = []
-        self.waiters: list[Continuation] = []
+        self.waiters: list[tuple[Continuation, Continuation | None]] = []
         self.failures = 0
 
 
@@ -40,9 +40,19 @@ class Holdings:
         self._out = out
         self._wanted: dict[BlobId, _Wanted] = {}
 
-    def ensure(self, value: Value, sources: Sequence[NodeId], then: Continuation, now: int) -> None:
-        """Run ``then`` as soon as the content of ``value`` is here: at once for an inline value.  ``sources``: who holds
-        it, best first."""
+    def ensure(
+        self,
+        value: Value,
+        sources: Sequence[NodeId],
+        then: Continuation,
+        now: int,
+        *,
+        failed: Continuation | None = None,
+    ) -> None:
+        """Run ``then`` as soon as the content of ``value`` is here: at once for an inline value.
+
+        ``sources``: who holds it, best first.  ``failed`` runs instead when none of them could give it.
+        """
         if not value.blob:
             then(now)
             return
@@ -54,7 +64,9 @@ class Holdings:
             if source not in wanted.sources and len(wanted.sources) < MAX_SOURCES:
                 wanted.sources.append(source)
         if len(wanted.waiters) < MAX_WAITERS:
-            wanted.waiters.append(then)
+            wanted.waiters.append((then, failed))
+        elif failed is not None:
+            failed(now)
 
     def handle(self, event: Event, now: int) -> bool:
         """True when the event was the end of a transfer that was asked for here."""
@@ -62,20 +74,23 @@ class Holdings:
             wanted = self._wanted.pop(event.blob, None)
             if wanted is None:
                 return False
-            for then in wanted.waiters:
+            for then, _ in wanted.waiters:
                 then(now)
             return True
         if isinstance(event, TransferFailed):
-            return self._failed(event)
+            return self._failed(event, now)
         return False
 
-    def _failed(self, event: TransferFailed) -> bool:
+    def _failed(self, event: TransferFailed, now: int) -> bool:
         wanted = self._wanted.get(event.blob)
         if wanted is None:
             return False
         wanted.failures += 1
         if wanted.failures >= 2 * len(wanted.sources):
             del self._wanted[event.blob]
+            for _, failed in wanted.waiters:
+                if failed is not None:
+                    failed(now)
             return True
         source = wanted.sources[wanted.failures % len(wanted.sources)]
         self._out.effects.append(StartTransfer(source, event.blob, wanted.size))

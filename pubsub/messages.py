@@ -127,6 +127,10 @@ class TreeBeat(Message):
     wave: WaveId
     committed: tuple[Natural, Natural]
     """(epoch, round) of the newest head that the parent knows to be committed."""
+    awaits: bool = False
+    """The parent still waits for the child's answer to ``wave``."""
+    remaining: Natural = 0
+    """ns for which it will go on waiting; 0 when it does not know."""
 
 
 @register(53, 128)

@@ -17,7 +17,7 @@ that clears ghosts left by lost messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from protocol.effects import Outbox
 from protocol.ids import AppId, NodeId
@@ -210,17 +210,21 @@ class Tree:
         jitter = self._stream.below(self._config.beat // 4)
         self._out.set_timer(("tree.beat", self.app), now + self._config.beat - jitter)
 
-    def on_beat_timer(self, wave: WaveId, committed: tuple[int, int], now: int) -> None:
-        """Beat to the children; notice a parent that no longer beats."""
+    def on_beat_timer(self, wave: WaveId, committed: tuple[int, int], awaited: Collection[NodeId], now: int) -> None:
+        """Beat to the children, some of whose answers are awaited; notice a parent that no longer beats."""
         if not self.wanted and not self.children:
             return
         if self.parent is not None and now - self._last_beat > self._config.beat_patience * self._config.beat:
             self.lose_parent(now, tell=True)
         if self.attached:
-            beat = TreeBeat(self.app, self.my_path, wave, committed)
+            path = self.my_path
             for child in self.children:
-                self._out.send(child, beat)
+                self._out.send(child, TreeBeat(self.app, path, wave, committed, child in awaited))
         self._arm_beat(now)
+
+    def hurry(self, child: NodeId, wave: WaveId, remaining: int) -> None:
+        """A beat out of turn: the answer to ``wave`` is wanted within ``remaining`` ns."""
+        self._out.send(child, TreeBeat(self.app, self.my_path, wave, (0, 0), True, remaining))
 
     def on_beat(self, peer: NodeId, path: Sequence[NodeId], now: int) -> bool:
         """True when it comes from the parent and the path is sound."""

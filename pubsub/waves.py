@@ -15,19 +15,27 @@ missing when the root closes the wave is named in no partial and takes part in t
 
 Deadlines nest.  What travels down is remaining time; each node subtracts what it needs itself to merge and forward
 (a running mean of its own measurements).  Before there is history there is no deadline, and quorum decides: when that
-share of the answers is in, the stragglers get as long again as it took so far.
+share of the answers is in, the stragglers get as long again as it took so far, and are told how long that is.
+
+Answers may be lost.  A parent says with each beat whether it still waits for the child; a child that handed in then
+answers that it has nothing, since what it sent may be under way by another path, and one that cannot work because it
+could not fetch the model tries again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
 
 from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.ids import NodeId
 
 from .config import TreeConfig
-from .messages import NO_WAVE, Head, Partial, WaveId, WaveOpen, WaveUp
+from .holdings import Holdings
+from .messages import MAX_MEMBERS, NO_WAVE, Head, Partial, WaveId, WaveOpen, WaveUp
+from .partials import flaw
 from .ports import OpenWave, Roles
 from .tree import Tree
 
@@ -38,15 +46,24 @@ class Waves:
     """The present wave of one application on one node."""
 
     __slots__ = (
-        "_complete_at", "_config", "_count", "_deadline", "_expected", "_margin", "_missing", "_open", "_out", "_own",
-        "_parts", "_quorum", "_ready", "_roles", "_tree", "amnesia", "collected", "current", "sent",
+        "_arriving", "_complete_at", "_config", "_count", "_deadline", "_expected", "_holdings", "_margin", "_missing",
+        "_open", "_out", "_own", "_parts", "_quorum", "_ready", "_roles", "_tree", "amnesia", "collected", "current",
+        "sent",
     )  # fmt: skip
 
     def __init__(
-        self, tree: Tree, quorum: float, config: TreeConfig, *, roles: Roles, out: Outbox, count: Callable[[str], None]
+        self,
+        tree: Tree,
+        quorum: float,
+        config: TreeConfig,
+        *,
+        roles: Roles,
+        out: Outbox,
+        holdings: Holdings,
+        count: Callable[[str], None],
     ) -> None:
         self._tree, self._quorum, self._config = tree, quorum, config
-        self._roles, self._out, self._count = roles, out, count
+        self._roles, self._out, self._holdings, self._count = roles, out, holdings, count
         self.current = NO_WAVE
         self.sent: WaveId | None = None
         """The last wave that was handed in (at the root: closed)."""
@@ -57,6 +74,8 @@ class Waves:
         self._open: OpenWave | None = None
         self._deadline = 0
         self._expected: dict[NodeId, bool] = {}
+        self._arriving: dict[NodeId, bool] = {}
+        """Children whose answer is here and whose value is on its way."""
         self._parts: dict[NodeId, Partial] = {}
         self._own: object = None
         self._ready: WaveUp | None = None
@@ -79,15 +98,24 @@ class Waves:
         """From the parent."""
         if message.wave > self.current:
             self._begin(message, peer, now)
-        elif message.wave == self.current and self._ready is not None:
+        else:
+            self.on_awaited(peer, message.wave, now)
+
+    def on_awaited(self, parent: NodeId, wave: WaveId, now: int) -> None:
+        """The parent, perhaps a new one, waits for the answer to ``wave``."""
+        if wave != self.current:
+            return
+        if self._ready is not None:
             self._flush(now)
-        elif message.wave == self.current and self.sent == message.wave:
-            # A new parent may wait for us although we told it that we handed in; Nothing is harmless.
-            self._out.send(peer, WaveUp(self._tree.app, message.wave, None))
+        elif self.sent == wave:
+            self._out.send(parent, WaveUp(self._tree.app, wave, None, 1))
+        elif self._open is not None and self._own is _WAITING:
+            self._open = msgspec.structs.replace(self._open, source=parent)
+            self._roles.wave_opened(self._tree.app, self._open, now)
 
     def _begin(self, message: WaveOpen, source: NodeId, now: int) -> None:
         self.current, self.collected, self._ready = message.wave, False, None
-        self._parts = {}
+        self._parts, self._arriving = {}, {}
         self._own = _WAITING
         may, self.amnesia = not self.amnesia, False
         self._set_deadline(now + message.remaining if message.remaining else 0)
@@ -103,19 +131,25 @@ class Waves:
     def _forward(self, child: NodeId, now: int) -> None:
         wave = self._open
         assert wave is not None
-        remaining = 0
-        if self._deadline:
-            left = max(self._deadline - now, 1)
-            remaining = max(left - self._margin, left // 2, 1)
-        message = WaveOpen(self._tree.app, wave.id, wave.head, remaining, wave.closed, wave.order)
+        message = WaveOpen(self._tree.app, wave.id, wave.head, self._remaining(now), wave.closed, wave.order)
         self._out.send(child, message)
+
+    def _remaining(self, now: int) -> int:
+        """What is handed down of the time left, ns; 0 without a deadline."""
+        if not self._deadline:
+            return 0
+        left = max(self._deadline - now, 1)
+        return max(left - self._margin, left // 2, 1)
 
     def replay_to(self, child: NodeId, handed_in: WaveId | None, now: int) -> None:
         """A child attached, or asks again: it gets the present wave, and is waited for if it may still answer."""
         if self._open is None or child not in self._tree.children:
             return
-        if not self.collected and handed_in != self.current:
-            self._expected.setdefault(child, False)
+        if not self.collected:
+            if handed_in != self.current:
+                self._expected.setdefault(child, False)
+            elif self._expected.get(child) is False and child not in self._arriving:
+                self.child_lost(child, now)
         self._forward(child, now)
 
     # ---- answers ----------------------------------------------------------------------------------------------------
@@ -129,34 +163,69 @@ class Waves:
         return True
 
     def on_up(self, peer: NodeId, message: WaveUp, now: int) -> None:
-        """A child's answer, its value already here."""
-        if message.wave != self.current or self.collected or self._expected.get(peer, True):
+        """A child's answer: checked, fetched if its value is large, then counted."""
+        wave, partial, absent = message.wave, message.partial, message.absent
+        if peer in self._arriving or not self._waits(peer, wave):
+            self._count("late_partials")
+        elif partial is None:
+            self._answered(peer, None, absent, now)
+        elif (code := flaw(partial)) is not None:
+            self._out.penalize(peer, code, "partial")
+            self._answered(peer, None, absent, now)
+        else:
+            self._arriving[peer] = True
+            self._holdings.ensure(
+                partial.value,
+                (peer,),
+                lambda at: self._arrived(peer, wave, partial, absent, at),
+                now,
+                failed=lambda at: self._arrived(peer, wave, None, absent + 1, at),
+            )
+
+    def _waits(self, peer: NodeId, wave: WaveId) -> bool:
+        return wave == self.current and not self.collected and self._expected.get(peer) is False
+
+    def _arrived(self, peer: NodeId, wave: WaveId, partial: Partial | None, absent: int, now: int) -> None:
+        """The value is here, or will never be; the wave may be over meanwhile."""
+        if not self._waits(peer, wave):
             self._count("late_partials")
             return
-        partial = message.partial
-        if partial is not None and self._overlaps(partial):
-            self._out.penalize(peer, Code.OVERLAP, "contributors counted already")
+        if partial is not None and not self._fits(peer, partial):
             partial = None
+        self._answered(peer, partial, absent, now)
+
+    def _answered(self, peer: NodeId, partial: Partial | None, absent: int, now: int) -> None:
+        self._arriving.pop(peer, None)
         self._expected[peer] = True
         if partial is not None:
             self._parts[peer] = partial
-        self._missing += message.absent
+        self._missing = min(self._missing + absent, MAX_MEMBERS)
         self._progress(now)
 
-    def wants(self, peer: NodeId, wave: WaveId) -> bool:
-        """Is an answer of ``peer`` for ``wave`` still waited for?  Asked before its value is fetched."""
-        return wave == self.current and not self.collected and self._expected.get(peer) is False
-
-    def _overlaps(self, partial: Partial) -> bool:
+    def _fits(self, peer: NodeId, partial: Partial) -> bool:
+        """Do its contributors stand apart from all others, and is there room to name them?"""
         assert self._open is not None
         known = {member for part in self._parts.values() for member in part.contributors}
         known.update(self._open.closed)
-        if isinstance(self._own, Partial):
-            known.update(self._own.contributors)
-        return len(set(partial.contributors)) != len(partial.contributors) or not known.isdisjoint(partial.contributors)
+        known.add(self._tree.me.id)
+        if not known.isdisjoint(partial.contributors) or len(set(partial.contributors)) < len(partial.contributors):
+            self._out.penalize(peer, Code.OVERLAP, "contributors counted already")
+            return False
+        if len(known) + len(partial.contributors) > MAX_MEMBERS:
+            self._count("partials_overflow")
+            return False
+        return True
+
+    @property
+    def awaited(self) -> Collection[NodeId]:
+        """Children whose answer is missing."""
+        if self.collected:
+            return ()
+        return [child for child, here in self._expected.items() if not here and child not in self._arriving]
 
     def child_lost(self, peer: NodeId, now: int) -> None:
         """A child died or left; a partial that it had handed in stays counted."""
+        self._arriving.pop(peer, None)
         if self._expected.pop(peer, None) is False:
             self._missing += 1
         if not self.collected and self._open is not None:
@@ -175,7 +244,17 @@ class Waves:
         if answered >= self._quorum * (len(self._expected) + 1):
             assert self._open is not None
             elapsed = now - self._open.opened
-            self._set_deadline(now + max(elapsed, self._config.grace))
+            self._hurry(now + max(elapsed, self._config.grace), now)
+
+    def on_hurry(self, remaining: int, now: int) -> None:
+        """The parent got its quorum and will not wait longer than ``remaining`` ns."""
+        if self._open is not None and not self.collected and not 0 < self._deadline <= now + remaining:
+            self._hurry(now + remaining, now)
+
+    def _hurry(self, deadline: int, now: int) -> None:
+        self._set_deadline(deadline)
+        for child in self.awaited:
+            self._tree.hurry(child, self.current, self._remaining(now))
 
     def _set_deadline(self, at: int) -> None:
         self._deadline = at
@@ -236,7 +315,7 @@ class Waves:
     def stop(self) -> None:
         """The application is over on this node, or this node's reign is."""
         self.collected, self._ready, self._open = True, None, None
-        self._parts, self._expected = {}, {}
+        self._parts, self._expected, self._arriving = {}, {}, {}
         self._set_deadline(0)
 
     @property

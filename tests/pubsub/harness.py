@@ -149,6 +149,17 @@ class Host:
         for effect in self.out.drain():
             self.net.apply(self, effect)
 
+    def know(self) -> None:
+        """The application's descriptor arrives."""
+        self.do(lambda now: self.forest.know(self.net.genesis, now))
+
+    def join(self) -> None:
+        self.do(lambda now: self.forest.join(self.net.app, now))
+
+    def hear(self, peer: NodeId, message: Message) -> None:
+        """``message`` arrives from ``peer``, here and now."""
+        self.do(lambda now: self.forest.received(peer, message, now))
+
     def flush(self, count: int = 1 << 30) -> None:
         """Complete ``count`` of the stores that were held back."""
         assert self.held is not None
@@ -242,9 +253,9 @@ class Net:
                 for other in chosen:
                     host.ring.dead.pop(other.id, None)
         for host in chosen:
-            host.do(lambda now, host=host: host.forest.know(self.genesis, now))
+            host.know()
         for host in chosen if join else ():
-            host.do(lambda now, host=host: host.forest.join(self.app, now))
+            host.join()
         self._ring_changed()
 
     def crash(self, host: Host) -> None:
@@ -316,11 +327,14 @@ class Net:
 
     # ---- faults -----------------------------------------------------------------------------------------------------
 
-    def lose(self, kind: type[Message], *, src: Host | None = None, dst: Host | None = None, times: int = 1 << 30) -> Rule:
+    def lose(
+        self, kind: type[Message], *, src: Host | None = None, dst: Host | None = None, times: int = 1 << 30
+    ) -> Rule:
         return self._rule(Rule(kind, times=times, lose=True), src, dst)
 
-    def delay(self, kind: type[Message], by: int, *, src: Host | None = None, dst: Host | None = None,
-              times: int = 1 << 30) -> Rule:  # fmt: skip
+    def delay(
+        self, kind: type[Message], by: int, *, src: Host | None = None, dst: Host | None = None, times: int = 1 << 30
+    ) -> Rule:
         return self._rule(Rule(kind, times=times, delay=by), src, dst)
 
     def repeat(self, kind: type[Message], *, copies: int = 2, src: Host | None = None, dst: Host | None = None) -> Rule:
@@ -490,13 +504,15 @@ class Net:
         """What a record would do: everybody hears of ``head``, wherever it stands."""
         for host in self.hosts.values():
             if host.started:
-                self.after(20 * MS, lambda host=host: self._happen(host, lambda now: self._hear(host, head, now)))
+                self._record(host, head)
 
-    @staticmethod
-    def _hear(host: Host, head: Head, now: int) -> None:
-        host.forest.heard_of(head, now)
-        if head.finished:
-            host.forest.conclude(head.app, now)
+    def _record(self, host: Host, head: Head) -> None:
+        def arrives(now: int) -> None:
+            host.forest.heard_of(head, now)
+            if head.finished:
+                host.forest.conclude(head.app, now)
+
+        self.after(20 * MS, lambda: self._happen(host, arrives))
 
     # ---- what must hold ---------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Roles of integers: what ``fl`` does with models, done with whole numbers, so that every sum can be checked exactly."""
+"""Roles of integers: what ``fl`` does with models, done with whole numbers, so that each sum can be checked exactly."""
 
 from __future__ import annotations
 

@@ -1,0 +1,273 @@
+"""What one wave collects, whatever is lost, late, repeated or dead meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl.aggregator import join
+from protocol.errors import Code
+from protocol.messages import EMPTY, Value
+from pubsub.config import TreeConfig
+from pubsub.messages import MAX_MEMBERS, Committed, Partial, TreeBeat, TreeJoin, TreeWant, WaveId, WaveOpen, WaveUp
+from tests.pubsub.harness import MS, SECOND, Host, Net
+from tests.pubsub.roles import IntegerRoles
+from tests.pubsub.test_tree import below, interior, settled
+
+QUICK = TreeConfig(beat=1 * SECOND)
+
+
+def slow(net: Net, training: int) -> Net:
+    for host in net.hosts.values():
+        host.training = training
+    return net
+
+
+def done(net: Net, contributors: int) -> None:
+    """Run to the end; the last round holds ``contributors``."""
+    net.run_until(net.finished, 300 * SECOND)
+    net.check_sums()
+    assert len(net.committed[net.app, net.rounds].contributors) == contributors
+
+
+def test_every_contribution_is_in_the_sum_once() -> None:
+    net = settled(Net(25, fan_out=3, rounds=4, min_workers=25))
+    done(net, 25)
+
+
+def test_a_child_whose_parent_dies_before_it_handed_in_hands_in_to_the_next() -> None:
+    net = settled(slow(Net(12, fan_out=2, rounds=1, min_workers=12), 5 * SECOND))
+    victim = interior(net)
+    net.min_workers = 11
+    net.crash(victim)
+    done(net, 11)
+
+
+def test_what_a_dead_parent_took_with_it_is_collected_by_the_next_wave() -> None:
+    net = settled(slow(Net(12, fan_out=2, rounds=1, min_workers=11), 2 * SECOND))
+    victim = interior(net)
+    victim.training = 20 * SECOND
+    children = below(net, victim)
+    net.run_until(lambda: all(child.grove().waves.sent == net.wave_of(child) for child in children))
+    assert not victim.grove().waves.collected
+    net.crash(victim)
+    done(net, 11)
+    assert net.wave_of(net.by_rank()[0]).wave > 0
+    assert [host.roles.trained for host in net.hosts.values() if host is not victim] == [[1]] * 11
+
+
+def test_a_child_that_dies_after_it_handed_in_stays_counted() -> None:
+    net = settled(slow(Net(12, fan_out=2, rounds=1, min_workers=12), 1 * SECOND))
+    parent = interior(net)
+    child = below(net, parent)[0]
+    parent.training = 4 * SECOND
+    net.run_until(lambda: child.grove().waves.sent == net.wave_of(child))
+    net.crash(child)
+    done(net, 12)
+
+
+def test_a_late_partial_is_dropped_and_its_sender_is_in_the_next_wave() -> None:
+    net = settled(Net(8, rounds=1, min_workers=8))
+    straggler = next(host for host in net.by_rank() if not host.is_root and not below(net, host))
+    net.delay(WaveUp, 3 * SECOND, src=straggler, times=1)
+    done(net, 8)
+    assert straggler.roles.trained == [1]
+
+
+def test_what_comes_twice_counts_once() -> None:
+    net = Net(16, fan_out=3, rounds=3, min_workers=16)
+    for kind in (WaveUp, WaveOpen, TreeJoin, Committed, TreeBeat, TreeWant):
+        net.repeat(kind, copies=3)
+    done(settled(net), 16)
+
+
+@pytest.mark.parametrize("kind", [WaveUp, WaveOpen, Committed])
+def test_a_message_that_is_lost_hangs_nothing(kind: type) -> None:
+    net = settled(Net(10, fan_out=2, rounds=3, min_workers=10, config=QUICK, quorum=1.0))
+    rules = [net.lose(kind, src=host, times=1) for host in net.hosts.values()]
+    done(net, 10)
+    assert sum(rule.hits for rule in rules) > 1
+
+
+def test_a_restarted_member_sits_out_the_first_wave_that_it_hears_of() -> None:
+    net = settled(slow(Net(6, rounds=2, min_workers=6), 1 * SECOND))
+    host = next(host for host in net.by_rank() if not host.is_root)
+    assert any(key.startswith("member/") for key in host.disk)
+    net.run_until(lambda: host.grove().waves.sent is not None)
+    net.crash(host)
+    net.run(50 * MS)
+    net.restart(host)
+    done(net, 6)
+    first, *later = host.roles.opened
+    assert first in host.roles.sat_out
+    assert later
+
+
+def test_a_member_without_an_earlier_life_counts_at_once() -> None:
+    net = settled(slow(Net(6, rounds=2, min_workers=6), 1 * SECOND))
+    assert not any(host.grove().waves.amnesia for host in net.hosts.values())
+    done(net, 6)
+    assert all(not host.roles.sat_out for host in net.hosts.values())
+
+
+def test_a_wave_after_the_first_collects_only_the_missing() -> None:
+    net = settled(slow(Net(10, fan_out=2, rounds=1, min_workers=10), 500 * MS))
+    leaf = next(host for host in net.by_rank() if not host.is_root and not below(net, host))
+    net.delay(WaveUp, 20 * SECOND, src=leaf, times=1)
+    done(net, 10)
+    second = [message for _, _, _, message in net.sent if isinstance(message, WaveOpen) and message.wave.wave == 1]
+    assert second
+    assert all(leaf.id not in message.closed and len(message.closed) > 0 for message in second)
+
+
+def test_too_few_workers_and_the_round_waits_for_more() -> None:
+    net = Net(8, rounds=1, min_workers=8)
+    late = net.by_rank()[7]
+    net.start([host for host in net.hosts.values() if host is not late])
+    net.run(20 * SECOND)
+    assert net.round() == 0
+    net.start([late])
+    done(net, 8)
+
+
+def test_a_quorum_ends_a_wave_without_history() -> None:
+    """And it does so at every level in time for the level above."""
+    net = settled(slow(Net(20, fan_out=2, rounds=2, min_workers=19), 1 * SECOND))
+    sleeper = next(host for host in net.by_rank() if not host.is_root and below(net, host))
+    sleeper.training = 10**6 * SECOND
+    net.run_until(lambda: net.round() == 1)
+    done(net, 19)
+    assert max(wave.wave for host in net.hosts.values() for wave in host.roles.opened if wave.round == 2) <= 2
+
+
+def test_an_acceptance_by_a_child_does_not_leave_the_wave_waiting_for_it() -> None:
+    net = settled(slow(Net(4, fan_out=4, rounds=1, min_workers=1), 1 * SECOND))
+    root, one = net.root, next(host for host in net.by_rank() if not host.is_root)
+    waves = one.grove().waves
+    waves._expected[root.id] = False
+    one.grove().tree.children[root.id] = next(iter(root.grove().tree.children.values()))
+    one.grove().tree.parent, one.grove().tree._candidates = None, []
+    one.do(lambda now: net.post(one.id, root.id, one.grove().tree._ask()))
+    done(net, 4)
+
+
+# ---- what liars send -----------------------------------------------------------------------------------------------
+
+
+def crooked(net: Net, partial: Partial, absent: int = 0) -> tuple[Host, Host]:
+    """A child of the root answers the present wave with ``partial``: (root, child)."""
+    root = net.root
+    child = below(net, root)[0]
+    wave = net.wave_of(root)
+    root.hear(child.id, WaveUp(net.app, wave, partial, absent))
+    return root, child
+
+
+def working() -> Net:
+    return settled(slow(Net(6, fan_out=5, rounds=1, min_workers=1), 3 * SECOND))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda part: Partial(math.nan, part.value, part.contributors),
+        lambda part: Partial(math.inf, part.value, part.contributors),
+        lambda part: Partial(-1.0, part.value, part.contributors),
+        lambda part: Partial(1.0, part.value, part.contributors, {"loss": math.nan}),
+        lambda part: Partial(1.0, part.value, part.contributors, {"loss": -math.inf}),
+        lambda part: Partial(1e308, part.value, part.contributors),
+    ],
+)
+def test_numbers_that_are_not_finite_are_a_penalty_and_nothing_else_is_lost(
+    change: Callable[[Partial], Partial],
+) -> None:
+    net = working()
+    child = below(net, net.root)[0]
+    root, child = crooked(net, change(Partial(1.0, IntegerRoles.value(7), (child.id,))))
+    assert root.penalties[-1][:2] == (child.id, Code.NON_FINITE)
+    net.run_until(net.finished)
+    assert child.id not in net.committed[net.app, 1].contributors
+    assert len(net.committed[net.app, 1].contributors) == 5
+
+
+@pytest.mark.parametrize("value", [Value(3, b"ab"), Value(9, b"", b"short"), Value(0, b"", b"x" * 32)])
+def test_a_value_that_contradicts_itself_is_a_penalty(value: Value) -> None:
+    net = working()
+    child = below(net, net.root)[0]
+    root, child = crooked(net, Partial(1.0, value, (child.id,)))
+    assert root.penalties[-1][:2] == (child.id, Code.MALFORMED)
+    net.run_until(net.finished)
+
+
+def test_contributors_that_were_counted_already_are_a_penalty() -> None:
+    net = working()
+    one, other = below(net, net.root)[:2]
+    root, _ = crooked(net, Partial(1.0, IntegerRoles.value(7), (one.id, other.id)))
+    wave = net.wave_of(root)
+    echo = WaveUp(net.app, wave, Partial(1.0, EMPTY, (other.id,)))
+    root.hear(other.id, echo)
+    assert root.penalties[-1][:2] == (other.id, Code.OVERLAP)
+
+
+def test_a_child_may_not_speak_for_its_parent() -> None:
+    net = working()
+    root, child = crooked(net, Partial(1.0, IntegerRoles.value(7), (net.root.id,)))
+    assert root.penalties[-1][:2] == (child.id, Code.OVERLAP)
+    net.run_until(net.finished)
+    net.check_sums()
+
+
+def test_more_contributors_than_a_message_can_name_are_left_out() -> None:
+    net = working()
+    one, other = below(net, net.root)[:2]
+    crowd = tuple(b"%016d" % index for index in range(MAX_MEMBERS - 1))
+    root, _ = crooked(net, Partial(1.0, EMPTY, crowd))
+    wave = net.wave_of(root)
+    more = WaveUp(net.app, wave, Partial(1.0, EMPTY, (other.id, one.id)))
+    root.hear(other.id, more)
+    assert len(root.grove().waves._parts) == 1
+    assert root.forest.counters["partials_overflow"] == 1
+
+
+def test_no_number_of_absentees_overflows() -> None:
+    net = settled(slow(Net(12, fan_out=2, rounds=1, min_workers=1), 3 * SECOND))
+    parent = interior(net)
+    for child in below(net, parent):
+        up = WaveUp(net.app, net.wave_of(parent), None, 1 << 62)
+        parent.hear(child.id, up)
+    net.run_until(lambda: parent.grove().waves.sent == net.wave_of(parent))
+
+
+def test_absurd_deadlines_are_borne() -> None:
+    for remaining in (-(1 << 63), -1, 1, (1 << 64) - 1):
+        net = settled(slow(Net(12, fan_out=2, rounds=1, min_workers=1), 1 * SECOND))
+        parent = interior(net)
+        above, wave = parent.grove().tree.parent, WaveId(1, 1, 1)
+        order = WaveOpen(net.app, wave, net.root.grove().head.lean(), remaining)
+        parent.hear(above, order)
+        net.run(10 * SECOND)
+
+
+# ---- laws ----------------------------------------------------------------------------------------------------------
+
+
+def _partials() -> st.SearchStrategy[Partial]:
+    """Integer-valued floats, so that sums do not depend on the order."""
+    number = st.integers(-1000, 1000).map(float)
+    metrics = st.dictionaries(st.integers(0, 99).map(lambda index: f"metric-{index:02}"), number, max_size=64)
+    return st.builds(Partial, number, st.just(EMPTY), st.just(()), metrics)
+
+
+@given(st.lists(_partials(), min_size=3, max_size=3))
+def test_merge_is_associative_and_commutative(parts: list[Partial]) -> None:
+    named = [Partial(part.weight, EMPTY, (bytes([index]) * 16,), part.metrics) for index, part in enumerate(parts)]
+    whole = join(named, EMPTY)
+    for order in itertools.permutations(named):
+        left = join([join(order[:2], EMPTY), order[2]], EMPTY)
+        right = join([order[0], join(order[1:], EMPTY)], EMPTY)
+        assert left == right == whole == join(order, EMPTY)
