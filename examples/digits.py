@@ -19,7 +19,7 @@ app = fl.App(
     data="digits",
     schema={"x": fl.Field("float32", (64,)), "y": fl.Field("int64", classes=10)},
     rounds=20,
-    options={"lr": 0.2, "batch_size": 16, "local_epochs": 5},
+    options={"lr": 0.4, "batch_size": 8, "local_epochs": 4},
 )
 
 if __name__ == "__main__":

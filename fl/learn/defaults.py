@@ -72,7 +72,7 @@ def _train_torch(module: Any, data: Dataset, ctx: Context) -> Update:
                 for parameter, velocity, gradient in zip(parameters, velocities, gradients, strict=True):
                     velocity.mul_(momentum).add_(gradient).add_(parameter, alpha=decay)
                     parameter.sub_(velocity, alpha=rate)
-            total, steps = total + float(loss), steps + 1
+            total, steps = total + loss.item(), steps + 1
     return Update(len(data), {"loss": total / max(steps, 1)})
 
 

@@ -3,8 +3,9 @@
 The worker process and the emulation both run this class, so what a debugger steps through is what a daemon runs.
 
 *Determinism.*  For one machine and one set of packages, (seed, round, model bytes, data) determine the result to the
-bit: torch has one thread and deterministic kernels, all generators are seeded from the task before user code is called,
-and every tensor is handed over in torch's own aligned memory.  A replay (:mod:`fl.replay`) rests on this.
+bit: torch has one thread, unless told otherwise, and deterministic kernels, all generators are seeded from the task
+before user code is called, and every tensor is handed over in torch's own aligned memory.  A replay (:mod:`fl.replay`)
+rests on this.
 """
 
 from __future__ import annotations
@@ -29,17 +30,10 @@ from fl.spec import Scalar
 from protocol.errors import MyceliaError, UsageError
 
 from . import defaults, models
+from .errors import AppError
 
 T = TypeVar("T")
 _TRACE_LINES = 40
-
-
-class AppError(UsageError):
-    """User code raised.  The message is one sentence, ``trace`` the traceback from the first line of user code on."""
-
-    def __init__(self, message: str, trace: str = "") -> None:
-        super().__init__(message, "run the file with app.run() under a debugger")
-        self.trace = trace
 
 
 class Job(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -68,15 +62,22 @@ class InlineRunner:
     """One application on one node.  Raises AppError for an exception in user code, UsageError for what it returns."""
 
     def __init__(
-        self, app: App, data: Split | None = None, *, node: str = "", emit: Callable[[str], None] = print
+        self,
+        app: App,
+        data: Split | None = None,
+        *,
+        node: str = "",
+        emit: Callable[[str], None] = print,
+        threads: int = 1,
     ) -> None:
         self.app, self.node = app, node
+        self._threads = threads
         self._data = data
         self._emit = emit
 
     def initial(self, options: Mapping[str, Scalar], seed: int) -> bytes:
         """The model of round 0: what ``model()`` returns after seeding."""
-        with _reproducible(seed):
+        with _reproducible(seed, self._threads):
             tensors = self._user("model", lambda: models.build(self.app).read())
         for name, tensor in tensors.items():
             if not np.isfinite(tensor).all():
@@ -117,7 +118,7 @@ class InlineRunner:
     def _fit(self, before: codec.Tensors, job: Job) -> Fit:
         data = self._split.train
         sums = self._measure(before, job, self._split.test) if job.evaluate else {}
-        with _reproducible(job.seed):
+        with _reproducible(job.seed, self._threads):
             model, context = self._loaded(before), self._context(job)
             if self.app.train is None:
                 answer = self._user("train", lambda: defaults.train(model, data, context))
@@ -142,7 +143,7 @@ class InlineRunner:
     def _measure(self, tensors: codec.Tensors, job: Job, data: Dataset) -> dict[str, float]:
         if not len(data):
             return {}
-        with _reproducible(job.seed):
+        with _reproducible(job.seed, self._threads):
             model, context = self._loaded(tensors), self._context(job)
             if self.app.evaluate is None and model.kind == "plain":
                 return {}
@@ -175,25 +176,27 @@ class InlineRunner:
         except MyceliaError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything at all
-            raise _app_error(f"{what}() of {self.app.name}", error) from None
+            raise app_error(f"{what}() of {self.app.name}", error) from None
 
 
-def _app_error(what: str, error: BaseException) -> AppError:
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [i for i, frame in enumerate(frames) if not frame.filename.startswith(_OWN)]
-    frames = traceback.StackSummary.from_list(frames[inside[0] :] if inside else frames)
-    text = "".join(traceback.format_list(frames) + traceback.format_exception_only(error))
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+def app_error(what: str, error: BaseException) -> AppError:
+    """What user code raised, as one sentence and a traceback that begins with the first line of user code."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    while frames and (frames[0].filename.startswith((_OWN, "<frozen ")) or "/importlib/" in frames[0].filename):
+        frames.pop(0)
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    where = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
     first = (str(error).splitlines() or [""])[0][:300]
+    text = "".join(traceback.format_list(frames) + traceback.format_exception_only(error))
     message = f"{what} failed{where}: {type(error).__name__}{': ' if first else ''}{first}"
-    return AppError(message, "\n".join(text.splitlines()[-_TRACE_LINES:]))
+    return AppError(message, trace="\n".join(text.splitlines()[-_TRACE_LINES:]))
 
 
 _OWN = __file__.rpartition("/")[0] + "/"
 
 
 @contextmanager
-def _reproducible(seed: int) -> Iterator[None]:
+def _reproducible(seed: int, count: int) -> Iterator[None]:
     """Seed every global generator and make torch deterministic; generators and switches are put back afterwards."""
     torch = sys.modules.get("torch")
     plain, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - user code may draw from it
@@ -212,7 +215,7 @@ def _reproducible(seed: int) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
     )
     torch.manual_seed(seed % (1 << 63))
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     torch.use_deterministic_algorithms(True)
     try:
         yield

@@ -1,0 +1,210 @@
+"""The fork server: a clean process with torch in its memory, from which workers are forked in milliseconds.
+
+    python -m fl.learn.forkserver SOCKET [--lifeline]
+
+A worker must not be forked from the daemon: gRPC's threads do not survive a fork, and foreign code would inherit keys
+in memory.  It should not be exec'ed either: each import of torch takes seconds and 150 MB.  So one small process is
+started by exec with an empty environment, imports torch, and forks a worker for each connection to its unix socket;
+the workers share its memory until they write.  Several daemons of one machine may share one fork server.
+
+Nothing is exchanged but the connection itself, so nothing is parsed, let alone unpickled.  Only processes of the same
+user can connect (mode 0600, and the kernel's word for who they are).  With ``--lifeline`` the server ends when its
+standard input does, that is, with whoever started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import importlib.util
+import os
+import resource
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import worker
+
+MAX_WORKERS = 256
+WARM_AFTER = 1.0
+"""Idle seconds before what most training loops use is imported too."""
+_BACKLOG = 64
+
+
+def spawn(path: Path, stderr: Any = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Start a fork server on ``path`` that ends with this process, or when its ``stdin`` is closed."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "fl.learn.forkserver", str(path), "--lifeline"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def environment() -> dict[str, str]:
+    """All that workers inherit.  Hashes are fixed because user code may iterate over sets; threads are few because a
+    pool that exists before a fork is dead after it."""
+    kept = {
+        name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ") if name in os.environ
+    }
+    root = Path(__file__).resolve().parents[2]
+    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return kept | single | {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1", "PYTHONHASHSEED": "0"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m fl.learn.forkserver", description="Fork workers on a unix socket.")
+    parser.add_argument("socket", type=Path)
+    parser.add_argument("--lifeline", action="store_true", help="end when standard input ends")
+    options = parser.parse_args(arguments)
+    if sys.flags.hash_randomization or not sys.flags.safe_path:
+        # Settled before the first line of a program runs, so run again; the process stays the same.
+        command = [sys.executable, "-m", "fl.learn.forkserver", *(arguments or sys.argv[1:])]
+        os.execve(sys.executable, command, environment())  # noqa: S606 - ourselves
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    server = ForkServer(options.socket, lifeline=options.lifeline)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        server.run()
+    finally:
+        server.close()
+
+
+class ForkServer:
+    """Accepts, forks, reaps."""
+
+    def __init__(self, path: Path, *, lifeline: bool) -> None:
+        self._path = path
+        self._scratch = path.with_name(path.name + ".tmp")
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(mode=0o700)
+        self._children: dict[int, tuple[int, Path]] = {}
+        self._selector = selectors.DefaultSelector()
+        self._listener = _listen(path)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        if lifeline:
+            self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, lambda: sys.exit(0))
+
+    def run(self) -> None:
+        """Import torch if it is there, then serve for ever."""
+        if importlib.util.find_spec("torch") is not None:
+            importlib.import_module("torch").set_num_threads(1)
+        gc.freeze()  # keeps the collector's marks out of pages that are shared with the workers
+        timeout: float | None = WARM_AFTER
+        while True:
+            ready = self._selector.select(timeout)
+            if not ready:
+                _warm()
+                timeout = None
+            for key, _ in ready:
+                handle: Callable[[], None] = key.data
+                handle()
+
+    def close(self) -> None:
+        """Workers end with their fork server; their daemons see the connection close."""
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+        for pid in list(self._children):
+            os.kill(pid, signal.SIGKILL)
+            self._reap(pid)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            if len(self._children) < MAX_WORKERS and peer_uid(connection) == os.getuid():
+                self._fork(connection)
+
+    def _fork(self, connection: socket.socket) -> None:
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                self._become_worker(connection)
+                status = 0
+            finally:
+                if status:
+                    traceback.print_exc()
+                os._exit(status)
+        watched = os.pidfd_open(pid)
+        self._children[pid] = watched, self._scratch / str(pid)
+        self._selector.register(watched, selectors.EVENT_READ, lambda: self._reap(pid))
+
+    def _become_worker(self, connection: socket.socket) -> None:
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        self._selector.close()
+        self._listener.close()
+        for descriptor, _ in self._children.values():
+            os.close(descriptor)
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1):
+            os.dup2(null, standard)
+        # The kernel, when memory runs out, is to take the worker and not the daemon.
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+        scratch = self._scratch / str(os.getpid())
+        scratch.mkdir(mode=0o700)
+        worker.serve(connection, scratch)
+
+    def _reap(self, pid: int) -> None:
+        descriptor, scratch = self._children.pop(pid)
+        self._selector.unregister(descriptor)
+        os.close(descriptor)
+        os.waitpid(pid, 0)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """User at the other end of a unix connection, by the kernel's word."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    return int(uid)
+
+
+@contextmanager
+def short_address(path: Path) -> Iterator[str]:
+    """``path`` in a form that fits a socket address, whose 108 bytes a deep state directory exceeds."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        with short_address(path) as address:
+            listener.bind(address)
+    finally:
+        os.umask(before)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _warm() -> None:
+    """The first optimiser of a process imports half of torch's compiler; do that once, here."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        gc.freeze()
+
+
+if __name__ == "__main__":
+    main()

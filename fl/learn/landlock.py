@@ -1,0 +1,78 @@
+"""Landlock: a process gives up the file system, except for what it names (Linux 5.13, landlock(7)).
+
+Rights are deny-by-default: every right that the running kernel knows is handled, then reading is granted beneath the
+directories of the interpreter.  Newer kernels also bind TCP, signals and abstract sockets, which we give up as well.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import site
+import struct
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+_CREATE, _ADD_RULE, _RESTRICT = 444, 445, 446
+_VERSION_FLAG = 1
+_PATH_BENEATH = 1
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+"""ABI → number of file rights that it knows; later ABIs know as many as the fifth."""
+_NET_RIGHTS = 0b11
+_SCOPES = 0b11
+
+
+def python_paths() -> list[Path]:
+    """What an interpreter reads to import packages: itself, its libraries, ours, and what glibc asks the system."""
+    base = [Path(sys.base_prefix), Path(sys.prefix), *map(Path, site.getsitepackages())]
+    base += [Path(path) for path in sysconfig.get_paths().values()]
+    own = Path(__file__).resolve().parents[1]
+    base += [own, own.parent / "protocol"]
+    system = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/proc/self"]
+    system += ["/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/fs/cgroup"]
+    return list(dict.fromkeys(base + [Path(name) for name in system]))
+
+
+def abi(libc: ctypes.CDLL) -> int:
+    """Version that the kernel speaks; 0 for none."""
+    return max(int(libc.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION_FLAG)), 0)
+
+
+def restrict(libc: ctypes.CDLL, readable: Sequence[Path], writable: Path | None = None) -> bool:
+    """Give up all files but those beneath ``readable``, which may be read, and ``writable``, where all is allowed but
+    to execute.  False when the kernel has no Landlock or refuses; the process is then as before."""
+    version = abi(libc)
+    if not version:
+        return False
+    files = (1 << _FILE_RIGHTS.get(version, 16)) - 1
+    ruleset = struct.pack("<QQQ", files, _NET_RIGHTS if version >= 4 else 0, _SCOPES if version >= 6 else 0)
+    size = 8 if version < 4 else 16 if version < 6 else 24
+    handle = libc.syscall(_CREATE, ruleset, ctypes.c_size_t(size), 0)
+    if handle < 0:
+        return False
+    try:
+        for path in readable:
+            _allow(libc, handle, path, _EXECUTE | _READ_FILE | _READ_DIR)
+        _allow(libc, handle, Path(os.devnull), _READ_FILE | _WRITE_FILE)
+        if writable is not None:
+            _allow(libc, handle, writable, files & ~_EXECUTE)
+        return not libc.syscall(_RESTRICT, handle, 0)
+    finally:
+        os.close(handle)
+
+
+def _allow(libc: ctypes.CDLL, handle: int, path: Path, rights: int) -> None:
+    try:
+        target = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # not on this machine, so nothing to allow
+    try:
+        if not path.is_dir():
+            rights &= ~_READ_DIR  # the kernel refuses a directory's right on a file
+        rule = struct.pack("<Qi", rights, target)  # packed, as the kernel's struct is
+        libc.syscall(_ADD_RULE, handle, _PATH_BENEATH, rule, 0)
+    finally:
+        os.close(target)
