@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from fl.messages import Order
 from fl.worker import Worker
 from protocol.ids import NodeId
-from pubsub.messages import Partial, WaveId, WaveOpen, WaveUp
+from pubsub.messages import Partial, WaveOpen, WaveUp
 from pubsub.ports import OpenWave
 from pubsub.waves import Waves
 
@@ -27,10 +27,7 @@ def double_merge() -> AbstractContextManager[None]:
         self._expected[peer] = True
         self._progress(now)
 
-    def wants(self: Waves, peer: NodeId, wave: WaveId) -> bool:
-        return wave == self.current and not self.collected
-
-    return together(patched(Waves, "on_up", on_up), patched(Waves, "wants", wants))
+    return patched(Waves, "on_up", on_up)
 
 
 def resend_after_send() -> AbstractContextManager[None]:
@@ -48,7 +45,7 @@ def resend_after_send() -> AbstractContextManager[None]:
 
 def late_partial_forwarded() -> AbstractContextManager[None]:
     """What arrives after a node has handed in is sent on to its parent."""
-    original, wants = Waves.on_up, Waves.wants
+    original = Waves.on_up
 
     def on_up(self: Waves, peer: NodeId, message: WaveUp, now: int) -> None:
         late = message.wave == self.current and self.collected
@@ -57,10 +54,7 @@ def late_partial_forwarded() -> AbstractContextManager[None]:
             return
         original(self, peer, message, now)
 
-    def wants_late(self: Waves, peer: NodeId, wave: WaveId) -> bool:
-        return wave == self.current and (self.collected or wants(self, peer, self.current))
-
-    return together(patched(Waves, "on_up", on_up), patched(Waves, "wants", wants_late))
+    return patched(Waves, "on_up", on_up)
 
 
 def handed_to_a_stranger() -> AbstractContextManager[None]:
@@ -100,10 +94,10 @@ def closed_ignored() -> AbstractContextManager[None]:
         )
         original(self, everybody, order, eligible, now)
 
-    def overlaps(self: Waves, partial: Partial) -> bool:
-        return False
+    def fits(self: Waves, peer: NodeId, partial: Partial) -> bool:
+        return True
 
-    return together(patched(Worker, "opened", opened), patched(Waves, "_overlaps", overlaps))
+    return together(patched(Worker, "opened", opened), patched(Waves, "_fits", fits))
 
 
 def stale_contribution() -> AbstractContextManager[None]:
