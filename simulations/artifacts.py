@@ -13,14 +13,15 @@ from protocol.ids import BlobId
 
 from .host import Host
 
-UNPINNED_KEPT = 8
-"""A store forgets the least recently used of more unpinned blobs than this: whoever needs one must pin it."""
+DEFAULT_QUOTA = 10 << 30
+"""Bytes that a store may hold, as in the daemon."""
 
 
 class Artifacts:
     """The contents of all blobs, and every host's store."""
 
-    def __init__(self) -> None:
+    def __init__(self, quota: int = DEFAULT_QUOTA) -> None:
+        self._quota = quota
         self._contents: dict[BlobId, tuple[int, Any]] = {}
 
     def create(self, host: Host, size: int, content: int | bytes) -> BlobId:
@@ -34,11 +35,6 @@ class Artifacts:
     def content(self, blob: BlobId) -> Any:
         return self._contents[blob][1]
 
-    def size(self, blob: BlobId) -> int | None:
-        """Bytes that ``blob`` declares, None if nobody ever made it."""
-        entry = self._contents.get(blob)
-        return entry[0] if entry is not None else None
-
     def holds(self, host: Host, blob: BlobId) -> bool:
         return host.artifacts is not None and blob in host.artifacts
 
@@ -46,23 +42,28 @@ class Artifacts:
         """``blob`` is now whole and verified at ``host``; something unpinned may have to go."""
         if host.artifacts is None:
             host.artifacts = {}
-        host.artifacts[blob] = host.artifacts.pop(blob, False)
-        self._collect(host.artifacts)
+        host.artifacts.pop(blob, None)
+        host.artifacts[blob] = self._contents[blob][0]
+        self._collect(host)
 
     def pin(self, host: Host, blob: BlobId, keep: bool) -> None:
-        """Only the driver's own garbage collection asks; pinning what is not here has no effect."""
-        if self.holds(host, blob):
-            assert host.artifacts is not None
-            del host.artifacts[blob]
-            host.artifacts[blob] = keep
-            self._collect(host.artifacts)
+        """Keep ``blob``, present or still to come, from the garbage collector; or do not."""
+        if host.pins is None:
+            host.pins = {}
+        if keep:
+            host.pins[blob] = None
+        else:
+            host.pins.pop(blob, None)
 
     def restarted(self, host: Host) -> None:
         """Pins are the process's, not the disk's."""
-        if host.artifacts is not None:
-            host.artifacts = dict.fromkeys(host.artifacts, False)
+        host.pins = None
 
-    def _collect(self, store: dict[BlobId, bool]) -> None:
-        unpinned = [blob for blob, pinned in store.items() if not pinned]
-        for blob in unpinned[:-UNPINNED_KEPT]:
-            del store[blob]
+    def _collect(self, host: Host) -> None:
+        """Least recently added first, until the store is within its quota or all that is left is pinned."""
+        store, pins = host.artifacts or {}, host.pins or {}
+        over = sum(store.values()) - self._quota
+        for blob in [blob for blob in store if blob not in pins][:-1]:
+            if over <= 0:
+                break
+            over -= store.pop(blob)

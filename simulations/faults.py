@@ -77,6 +77,10 @@ _STRIKES = {
 }
 
 
+MENDS = frozenset({"return", "replace", "thaw", "heal", "quiet", "full-speed"})
+"""Kinds that undo others."""
+
+
 class FaultPlan:
     """All faults of one run, in no particular order, with the time of each after the start of the window."""
 
@@ -98,9 +102,9 @@ class FaultPlan:
 
     @property
     def kinds(self) -> list[str]:
-        """Names of the kinds of fault in this plan, mendings left out."""
+        """Names of the kinds of fault in this plan."""
         names = {fault.kind for _, fault in self.entries} | {kind for _, _, kind, _ in self.pairs}
-        return sorted(names - {"return", "replace", "thaw", "heal", "quiet", "full-speed"})
+        return sorted(names - MENDS)
 
     def _span(self, mean_s: float) -> tuple[int, int]:
         """From when to when something lasts: between a fifth and nine fifths of the mean, all of it in the window."""

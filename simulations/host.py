@@ -65,6 +65,7 @@ class Host:
         "id",
         "index",
         "links",
+        "pins",
         "receiving",
         "state",
         "timers",
@@ -89,8 +90,9 @@ class Host:
         self.backlog: deque[tuple[Call, tuple[Any, ...]]] | None = None
         """What is to happen to a frozen process when it thaws."""
         self.disk: Disk | None = None
-        self.artifacts: dict[BlobId, bool] | None = None
-        """What the artifact store holds, in order of last use → pinned."""
+        self.artifacts: dict[BlobId, int] | None = None
+        """What the artifact store holds, oldest first → bytes."""
+        self.pins: dict[BlobId, None] | None = None
         self.receiving: dict[BlobId, Flow] | None = None
 
     @property

@@ -27,7 +27,7 @@ from .clock import SECOND
 from .compute import ComputeConfig, ComputePort, IntegerCompute
 from .disk import Disk, DiskConfig
 from .engine import Engine
-from .faults import Fault, FaultPlan
+from .faults import MENDS, Fault, FaultPlan
 from .host import Host, State
 from .network import Cut, Network, NetworkConfig, Noise
 from .scenario import Scenario, ns
@@ -249,7 +249,8 @@ class World:
 
     def _carry_out(self, fault: Fault, victim: Host | None) -> None:
         host = self.members[fault.host] if fault.host >= 0 else victim
-        self.faults[fault.kind] += 1
+        if fault.kind not in MENDS:
+            self.faults[fault.kind] += 1
         fault.carry_out(self, host)
 
     def _strike_root(self, mend: int, kind: str, cure: str) -> None:

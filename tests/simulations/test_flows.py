@@ -6,6 +6,7 @@ import pytest
 
 from protocol import effects as fx
 from protocol import events as ev
+from simulations.artifacts import Artifacts
 from simulations.clock import SECOND
 
 from .toy import Lab
@@ -154,14 +155,13 @@ def test_cancelled_and_dead_transfers_say_nothing() -> None:
         assert not bulk.lab.toy(index).events(ev.TransferFailed)
 
 
-def test_unpinned_blobs_are_forgotten_oldest_first() -> None:
+def test_a_store_over_its_quota_forgets_what_is_not_pinned_oldest_first() -> None:
     lab = Lab(1)
-    store, host = lab.engine.artifacts, lab.host(0)
-    blobs = [store.create(host, 100, number) for number in range(4)]
-    store.pin(host, blobs[0], keep=True)
-    newer = [store.create(host, 100, number) for number in range(10, 20)]
-    assert [store.holds(host, blob) for blob in blobs] == [True, False, False, False]
-    assert [store.holds(host, blob) for blob in newer] == [False] * 2 + [True] * 8
+    store, host = Artifacts(quota=1000), lab.host(0)
+    pinned = store.create(host, 400, 0)
+    store.pin(host, pinned, keep=True)
+    blobs = [store.create(host, 300, number) for number in range(1, 4)]
+    assert [store.holds(host, blob) for blob in (pinned, *blobs)] == [True, False, True, True]
     store.restarted(host)
-    store.create(host, 100, 99)
-    assert not store.holds(host, blobs[0])
+    newest = store.create(host, 300, 4)
+    assert [store.holds(host, blob) for blob in (pinned, *blobs, newest)] == [False, False, True, True, True]
