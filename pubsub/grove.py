@@ -18,6 +18,7 @@ from protocol.ids import NodeId
 from protocol.messages import Contact
 
 from .messages import (
+    MAX_LEAP,
     Accepted,
     Committed,
     Head,
@@ -38,9 +39,6 @@ from .ports import Genesis
 from .proposer import Phase, Proposer, majority
 from .tree import Tree
 from .waves import Waves
-
-MAX_LEAP = 10_000
-"""Epochs by which a message may be ahead of what this node knows."""
 
 if TYPE_CHECKING:
     from .forest import Forest

@@ -20,7 +20,7 @@ from protocol.ids import AppId, NodeId
 from protocol.messages import Contact, Message, Value
 
 from .holdings import Holdings
-from .messages import Accept, Accepted, Head, Prepare, Promise, Stale
+from .messages import MAX_LEAP, Accept, Accepted, Head, Prepare, Promise, Stale
 
 MAX_PENDING = 64
 
@@ -45,7 +45,7 @@ _decoder = msgspec.msgpack.Decoder(Ballot)
 class Voter:
     """This node's vote on one application."""
 
-    __slots__ = ("_count", "_holdings", "_me", "_out", "_pending", "app", "ballot")
+    __slots__ = ("_arriving", "_count", "_holdings", "_me", "_out", "_pending", "app", "ballot")
 
     def __init__(
         self, app: AppId, me: NodeId, *, out: Outbox, holdings: Holdings, count: Callable[[str], None]
@@ -53,6 +53,8 @@ class Voter:
         self.app = app
         self._me, self._out, self._holdings, self._count = me, out, holdings, count
         self.ballot = Ballot()
+        self._arriving: Head | None = None
+        """Outline of the head whose content is on its way."""
         self._pending: deque[tuple[NodeId, Message]] = deque()
         """Answers that wait for their ``Stored``, in the order of the stores."""
 
@@ -64,6 +66,8 @@ class Voter:
     def restore(self, value: bytes) -> None:
         """Raises msgspec.MsgspecError when ``value`` is not a ballot: the store is corrupt."""
         self.ballot = _decoder.decode(value)
+        if self.ballot.accepted is not None:
+            self._repin(None, self.ballot.accepted)
 
     # ---- phase 1 ----------------------------------------------------------------------------------------------------
 
@@ -71,6 +75,8 @@ class Voter:
         """Follow ``candidate`` in ``epoch``, unless someone else was promised that or more."""
         if message.candidate.id != peer:
             self._out.penalize(peer, Code.UNAUTHORISED, "candidate for another node")
+            return
+        if not self._plausible(peer, message.epoch):
             return
         ballot = self.ballot
         repeated = message.epoch == ballot.promised and _same_life(ballot.candidate, message.candidate)
@@ -80,6 +86,12 @@ class Voter:
         if not repeated:
             self.ballot = Ballot(message.epoch, message.candidate, ballot.accepted)
         self._answer(peer, Promise(self.app, message.epoch, self.ballot.accepted))
+
+    def _plausible(self, peer: NodeId, epoch: int) -> bool:
+        if epoch <= self.ballot.promised + MAX_LEAP:
+            return True
+        self._out.penalize(peer, Code.UNAUTHORISED, "epoch out of reach")
+        return False
 
     def _refuse(self, peer: NodeId) -> None:
         self._count("stale_refused")
@@ -92,20 +104,24 @@ class Voter:
         head = message.head
         if head.root.id != peer:
             self._out.penalize(peer, Code.UNAUTHORISED, "head of another root")
-            return
-        if self._superseded(head):
+        elif not (head.model.well_formed and head.state.well_formed):
+            self._out.penalize(peer, Code.MALFORMED, "head")
+        elif self._superseded(head):
             self._refuse(peer)
-            return
-        values = [value for value in (head.model, head.state) if value.blob]
-        self._fetch(values, peer, lambda at: self._hold(peer, head), now)
+        elif self._plausible(peer, head.epoch) and self._arriving != head.outline():
+            self._arriving = head.outline()
+            self._fetch([head.model, head.state], peer, lambda at: self._hold(peer, head), now)
 
     def _fetch(self, values: list[Value], peer: NodeId, then: Callable[[int], None], now: int) -> None:
-        """Bring ``values`` here one after the other."""
+        """Bring ``values`` here one after the other; the root asks again when one does not come."""
         if not values:
             then(now)
             return
         first, *rest = values
-        self._holdings.ensure(first, (peer,), lambda at: self._fetch(rest, peer, then, at), now)
+        self._holdings.ensure(first, (peer,), lambda at: self._fetch(rest, peer, then, at), now, failed=self._give_up)
+
+    def _give_up(self, now: int) -> None:
+        self._arriving = None
 
     def _superseded(self, head: Head) -> bool:
         ballot = self.ballot
@@ -117,6 +133,7 @@ class Voter:
 
     def _hold(self, peer: NodeId, head: Head) -> None:
         """The content is here; the epoch may have passed meanwhile."""
+        self._arriving = None
         if self._superseded(head):
             self._refuse(peer)
             return

@@ -1,0 +1,251 @@
+"""One voter: what it promises, what it accepts, and that it says nothing before it is durable."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from protocol.effects import Effect, Outbox, Penalize, Pin, Send, StartTransfer, Store
+from protocol.errors import Code
+from protocol.events import TransferDone, TransferFailed
+from protocol.messages import Contact, Message, Value
+from pubsub.holdings import Holdings
+from pubsub.messages import Accept, Accepted, Head, Prepare, Promise, Stale
+from pubsub.voter import MAX_PENDING, Ballot, Voter
+
+APP = b"application-id-1"
+ME = b"v" * 16
+A, B = Contact(b"a" * 16, ("10.0.0.1:1",), 1), Contact(b"b" * 16, ("10.0.0.2:1",), 1)
+
+
+SMALL = Value(1, b"m")
+
+
+def head(root: Contact, epoch: int, round_: int, model: Value = SMALL) -> Head:
+    return Head(APP, epoch, round_, root, (A, B), model)
+
+
+class Bench:
+    """A voter and the disk under it; stores complete when told."""
+
+    def __init__(self) -> None:
+        self.out = Outbox(ME)
+        self.holdings = Holdings(self.out)
+        self.counters: list[str] = []
+        self.voter = Voter(APP, ME, out=self.out, holdings=self.holdings, count=self.counters.append)
+        self.stores: list[bytes] = []
+        self.disk: bytes | None = None
+        self.seen: list[Effect] = []
+
+    def drain(self) -> list[Message]:
+        """What left; stores are held back."""
+        sent: list[Message] = []
+        for effect in self.out.drain():
+            self.seen.append(effect)
+            if isinstance(effect, Store):
+                assert effect.value is not None
+                self.stores.append(effect.value)
+            elif isinstance(effect, Send):
+                assert isinstance(effect.message, Message)
+                sent.append(effect.message)
+        return sent
+
+    def flush(self) -> list[Message]:
+        """What left, before and after all stores completed, in order."""
+        sent = self.drain()
+        for value in self.stores:
+            self.disk = value
+            self.voter.on_stored()
+        self.stores = []
+        return sent + self.drain()
+
+    def prepare(self, candidate: Contact, epoch: int) -> None:
+        self.voter.on_prepare(candidate.id, Prepare(APP, epoch, candidate), 0)
+
+    def accept(self, of: Head) -> None:
+        self.voter.on_accept(of.root.id, Accept(of), 0)
+
+    def restart(self) -> None:
+        disk = self.disk
+        self.__init__()  # type: ignore[misc]
+        if disk is not None:
+            self.disk = disk
+            self.voter.restore(disk)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_promise_leaves_only_after_it_is_durable(bench: Bench) -> None:
+    bench.prepare(A, 3)
+    assert bench.drain() == []
+    assert bench.flush() == [Promise(APP, 3, None)]
+
+
+def test_an_acceptance_leaves_only_after_it_is_durable(bench: Bench) -> None:
+    bench.accept(head(A, 1, 1))
+    assert bench.drain() == []
+    assert bench.flush() == [Accepted(APP, 1, 1)]
+
+
+def test_an_epoch_is_promised_to_one_candidate_only(bench: Bench) -> None:
+    bench.prepare(A, 3)
+    bench.prepare(B, 3)
+    assert bench.flush() == [Stale(APP, 3), Promise(APP, 3, None)]
+
+
+def test_a_repeated_question_gets_the_same_answer(bench: Bench) -> None:
+    bench.prepare(A, 3)
+    bench.prepare(A, 3)
+    assert bench.flush() == [Promise(APP, 3, None)] * 2
+
+
+def test_a_candidate_that_restarted_is_another_one(bench: Bench) -> None:
+    bench.prepare(A, 3)
+    reborn = msgspec.structs.replace(A, incarnation=2)
+    bench.prepare(reborn, 3)
+    bench.accept(head(reborn, 3, 1))
+    assert bench.flush() == [Stale(APP, 3), Stale(APP, 3), Promise(APP, 3, None)]
+
+
+def test_an_older_epoch_is_told_the_present_one(bench: Bench) -> None:
+    bench.prepare(A, 5)
+    bench.flush()
+    bench.prepare(B, 4)
+    bench.accept(head(B, 4, 9))
+    assert bench.flush() == [Stale(APP, 5)] * 2
+    assert bench.counters == ["stale_refused"] * 2
+
+
+def test_a_promise_reports_the_newest_accepted_head(bench: Bench) -> None:
+    bench.accept(head(A, 1, 1))
+    bench.accept(head(A, 1, 2))
+    bench.accept(head(A, 1, 1))
+    bench.prepare(B, 2)
+    answers = bench.flush()
+    assert answers[-1] == Promise(APP, 2, head(A, 1, 2))
+
+
+def test_a_late_copy_of_an_older_round_is_refused(bench: Bench) -> None:
+    bench.accept(head(A, 1, 2))
+    bench.accept(head(A, 1, 1))
+    assert bench.flush() == [Stale(APP, 1), Accepted(APP, 1, 2)]
+
+
+def test_what_was_said_survives_a_crash(bench: Bench) -> None:
+    bench.prepare(A, 2)
+    bench.accept(head(A, 2, 1))
+    bench.flush()
+    bench.restart()
+    bench.prepare(B, 2)
+    assert bench.flush() == [Stale(APP, 2)]
+    bench.prepare(B, 3)
+    assert bench.flush() == [Promise(APP, 3, head(A, 2, 1))]
+
+
+def test_what_was_not_durable_was_never_said(bench: Bench) -> None:
+    bench.prepare(A, 2)
+    assert bench.drain() == []
+    bench.restart()
+    bench.prepare(B, 1)
+    assert bench.flush() == [Promise(APP, 1, None)]
+
+
+def test_nobody_stands_or_writes_in_the_name_of_another(bench: Bench) -> None:
+    bench.voter.on_prepare(B.id, Prepare(APP, 1, A), 0)
+    bench.voter.on_accept(B.id, Accept(head(A, 1, 1)), 0)
+    bench.drain()
+    assert [effect.code for effect in bench.seen if isinstance(effect, Penalize)] == [Code.UNAUTHORISED] * 2
+    assert bench.voter.ballot == Ballot()
+
+
+# ---- large models --------------------------------------------------------------------------------------------------
+
+BIG, NEXT = Value(100_000, b"", b"B" * 32), Value(100_000, b"", b"N" * 32)
+
+
+def test_a_head_is_accepted_when_its_model_is_here(bench: Bench) -> None:
+    bench.accept(head(A, 1, 1, BIG))
+    assert bench.drain() == []
+    assert not bench.stores
+    assert StartTransfer(A.id, BIG.blob, BIG.size) in bench.seen
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert bench.flush() == [Accepted(APP, 1, 1)]
+
+
+def test_an_acceptance_repeated_while_the_model_travels_is_answered_once(bench: Bench) -> None:
+    for _ in range(100):
+        bench.accept(head(A, 1, 1, BIG))
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert bench.flush() == [Accepted(APP, 1, 1)]
+
+
+def test_a_model_that_never_came_is_asked_for_again(bench: Bench) -> None:
+    bench.accept(head(A, 1, 1, BIG))
+    for _ in range(4):
+        bench.holdings.handle(TransferFailed(BIG.blob, 0), 0)
+    assert len(bench.holdings) == 0
+    bench.accept(head(A, 1, 1, BIG))
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert bench.flush() == [Accepted(APP, 1, 1)]
+
+
+def test_the_epoch_may_pass_while_the_model_travels(bench: Bench) -> None:
+    bench.accept(head(A, 1, 1, BIG))
+    bench.prepare(B, 2)
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert bench.flush() == [Stale(APP, 2), Promise(APP, 2, None)]
+
+
+def test_the_model_of_the_newest_head_is_pinned_and_no_other(bench: Bench) -> None:
+    for round_, model in ((1, BIG), (2, NEXT), (3, NEXT)):
+        bench.accept(head(A, 1, round_, model))
+        bench.holdings.handle(TransferDone(model.blob), 0)
+        bench.flush()
+    pins = [(effect.blob, effect.keep) for effect in bench.seen if isinstance(effect, Pin)]
+    assert pins == [(BIG.blob, True), (NEXT.blob, True), (BIG.blob, False)]
+
+
+def test_a_restarted_voter_pins_what_it_guards(bench: Bench) -> None:
+    bench.accept(head(A, 1, 1, BIG))
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    bench.flush()
+    bench.restart()
+    bench.drain()
+    assert Pin(BIG.blob) in bench.seen
+
+
+# ---- bounds --------------------------------------------------------------------------------------------------------
+
+
+def test_a_slow_disk_bounds_what_is_promised(bench: Bench) -> None:
+    for epoch in range(1, 3 * MAX_PENDING):
+        bench.prepare(A, epoch)
+    assert len(bench.flush()) == MAX_PENDING
+    assert "voter_overflow" in bench.counters
+    bench.prepare(A, 3 * MAX_PENDING)
+    assert bench.flush() == [Promise(APP, 3 * MAX_PENDING, None)]
+
+
+def test_a_corrupt_ballot_is_not_restored(bench: Bench) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        bench.voter.restore(b"\xc1")
+
+
+def test_epochs_out_of_this_world_are_a_penalty(bench: Bench) -> None:
+    bench.prepare(A, 1 << 62)
+    bench.accept(head(A, 1 << 62, 1))
+    bench.drain()
+    assert [effect.code for effect in bench.seen if isinstance(effect, Penalize)] == [Code.UNAUTHORISED] * 2
+    bench.prepare(B, 1)
+    assert bench.flush() == [Promise(APP, 1, None)]
+
+
+@pytest.mark.parametrize("value", [Value(3, b"ab"), Value(9, b"", b"short")])
+def test_a_value_that_contradicts_itself_is_not_accepted(bench: Bench, value: Value) -> None:
+    bench.accept(head(A, 1, 1, value))
+    bench.drain()
+    assert [effect.code for effect in bench.seen if isinstance(effect, Penalize)] == [Code.MALFORMED]
+    assert len(bench.holdings) == 0
