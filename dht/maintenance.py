@@ -1,6 +1,6 @@
 """Upkeep: what keeps the ring closed although nobody routes anything.
 
-*Repair.*  When a leaf dies, the farthest leaf of each side is asked for its leaf set, which brings the next candidates.
+*Repair.*  When a leaf dies, the farthest leaf of its side is asked for its leaf set, which brings the next candidates.
 When an immediate neighbour dies, all leaves are told: they question it and repair likewise (MSPastry).
 
 *Care.*  A slow rotation pings one leaf after the other, exchanges leaf sets now and then, measures candidates for the
@@ -88,10 +88,11 @@ class Maintenance:
         self._retry_armed = False
         view = self._view
         if view.lost_leaf:
-            whom = view.leaves.snapshot() if view.lost_neighbour else view.leaves.edges()
+            if view.lost_neighbour:
+                self._prober.announce(now)
             view.lost_leaf = view.lost_neighbour = False
             self._repair_again = now + 2 * view.config.care_period
-            for contact in whom:
+            for contact in view.leaves.edges():
                 self._prober.probe(contact, now)
             for contact in view.table.entries():
                 if view.leaves.fits(contact.id) and contact.id not in view.leaves:

@@ -46,12 +46,22 @@ class Prober:
         if contact.id in self._outstanding or len(self._outstanding) >= _OUTSTANDING:
             return
         self._view.learn(contact)
-        self._outstanding[contact.id] = _Probe(contact, now + self._view.config.probe_retry)
+        probe = self._outstanding[contact.id] = _Probe(contact, now + self._view.config.probe_retry)
+        if contact.id in self._view.ghosts:
+            # It is most likely dead: once more, for a lost message, is enough.
+            probe.tries = max(self._view.config.probe_tries - 1, 1)
         self._send(contact.id, now)
 
     def _send(self, peer: NodeId, now: int) -> None:
         view = self._view
         view.out.send(peer, LeafProbe(view.me, view.leaves.snapshot(), self._failed(now)))
+
+    def announce(self, now: int) -> None:
+        """Tell all leaves whom we found dead.  A probe that names its own sender only asks for nothing."""
+        view = self._view
+        notice = LeafProbe(view.me, (view.me,), self._failed(now))
+        for contact in view.leaves:
+            view.out.send(contact.id, notice)
 
     def _failed(self, now: int) -> tuple[NodeId, ...]:
         return self._view.ghosts.recent(now - MINUTE, _FAILED_NAMED) if self._view.ghosts else ()
@@ -62,8 +72,11 @@ class Prober:
         if not self._absorb(peer, message, now):
             return
         view = self._view
-        if message.sender.dialable or view.ready:
-            view.out.send(peer, LeafReply(view.me, view.leaves.snapshot(), self._failed(now)))
+        known = {contact.id for contact in message.leaves}
+        if known == {peer} or not (message.sender.dialable or view.ready):
+            return
+        news = tuple(contact for contact in view.leaves if contact.id not in known)
+        view.out.send(peer, LeafReply(view.me, news, self._failed(now)))
 
     def on_reply(self, peer: NodeId, message: LeafReply, now: int) -> None:
         if self._absorb(peer, message, now):
@@ -101,7 +114,7 @@ class Prober:
     def _worth_asking(self, contact: Contact, now: int) -> bool:
         """Somebody still counts a ghost of ours as living: perhaps it does, so ask it now and then."""
         ghost = self._view.ghosts.get(contact.id)
-        if ghost is None or ghost.final or now - ghost.asked < self._view.config.heal_first:
+        if ghost is None or ghost.final or now - ghost.asked < self._view.config.near_period:
             return False
         ghost.asked = now
         return True

@@ -119,16 +119,16 @@ class RecordTable:
 
     # ---- writing ----
 
-    def is_news(self, record: Record) -> bool:
-        held = self._held.get(key_of(record))
-        return held is None or rank(record) > rank(held.record)
-
     def put(self, record: Record, wall: int, authorise: Callable[[Record], bool]) -> Code | bool:
         """Take ``record`` if it is news, genuine and allowed.  ``wall``: Unix seconds.
 
         True when the table changed, False when nothing was to be done, a Code when the sender is to blame.
         """
-        if record.kind not in _KINDS or record.expires <= wall or not self.is_news(record):
+        if record.kind not in _KINDS or record.expires <= wall:
+            return False
+        key = key_of(record)
+        held = self._held.get(key)
+        if held is not None and rank(record) <= rank(held.record):
             return False
         if record.expires > wall + self._config.record_lifetime:
             return Code.UNAUTHORISED
@@ -136,7 +136,6 @@ class RecordTable:
             return Code.BAD_SIGNATURE
         if not authorise(record):
             return Code.UNAUTHORISED
-        key = key_of(record)
         self._drop(key)
         self._insert(key, record)
         self._trim(record.signer)

@@ -88,14 +88,22 @@ class Replication:
 
     def _spread(self, records: list[Record], source: NodeId) -> None:
         view = self._view
-        peers = [contact.id for contact in view.leaves] + [contact.id for contact in view.table.entries()]
-        if not view.me.dialable:
-            peers += view.liveness.monitored
-        peers = [p for p in dict.fromkeys(peers) if p != source and view.usable(p)]
-        chosen = [peer for peer in view.leaves.neighbours() if peer in peers]
-        chosen += view.stream.sample(peers, view.config.rumour_fanout)
-        for peer in dict.fromkeys(chosen):
-            self._push(peer, records)
+        for peer in dict.fromkeys((*view.leaves.neighbours(), *self._random_peers(source))):
+            if peer != source and view.usable(peer):
+                self._push(peer, records)
+
+    def _random_peers(self, source: NodeId) -> list[NodeId]:
+        """Up to ``rumour_fanout`` known peers, without a walk over all of them."""
+        view = self._view
+        pool = [*view.leaves.snapshot(), *view.table.entries()] if view.uplink is None else [view.uplink]
+        chosen: list[NodeId] = []
+        for _ in range(2 * view.config.rumour_fanout if pool else 0):
+            peer = view.stream.choice(pool).id
+            if peer != source and peer not in chosen and view.usable(peer):
+                chosen.append(peer)
+                if len(chosen) == view.config.rumour_fanout:
+                    break
+        return chosen
 
     def _push(self, peer: NodeId, records: Sequence[Record]) -> None:
         batch: list[Record] = []

@@ -200,12 +200,15 @@ class LeafSet:
         return [self._members[peer] for peer in dict.fromkeys(self._right[:width] + self._left[:width])]
 
     def edges(self) -> list[Contact]:
-        """The farthest true member of each side: whom to ask for more.  Members beyond half the ring are fillers."""
-        edges = [
-            side[max(bisect_left(at, _HALF) - 1, 0)]
-            for side, at in ((self._right, self._right_at), (self._left, self._left_at))
-            if side
-        ]
+        """The farthest true member of each side that is short of them: whom to ask for more.
+
+        Members beyond half the ring are not true ones: they fill a side up while nobody nearer is known.
+        """
+        edges = []
+        for side, at in ((self._right, self._right_at), (self._left, self._left_at)):
+            true = bisect_left(at, _HALF)
+            if side and true < self._width:
+                edges.append(side[max(true - 1, 0)])
         return [self._members[peer] for peer in dict.fromkeys(edges)]
 
     def check(self) -> None:
