@@ -206,17 +206,22 @@ class Proposer:
             self._on_committed(head, now)
 
     def next_voters(self, voters: tuple[Contact, ...]) -> tuple[Contact, ...]:
-        """One step towards a full set of live voters: the closest live node is added, or a dead voter removed."""
+        """One step towards a full set of live voters: the closest live node is added, or a dead voter removed.
+
+        Never towards a set without a live majority: once a single voter has accepted such a head nobody can decide
+        anything any more, although a majority of the old set may come back.
+        """
+        alive = {voter.id: True for voter in voters if voter.id == self._me.id or self._ring.alive(voter.id)}
+        changed = voters
         if len(voters) < len(self._genesis.voters):
             seated = [voter.id for voter in voters]
-            for contact in self._ring.closest(self.app, 2 * len(voters) + 2):
-                if contact.id not in seated:
-                    return (*voters, contact)
-            return voters
-        dead = [voter for voter in voters if voter.id != self._me.id and not self._ring.alive(voter.id)]
-        if dead and len(voters) > 1:
-            return tuple(voter for voter in voters if voter is not dead[0])
-        return voters
+            fresh = [c for c in self._ring.closest(self.app, 2 * len(voters) + 2) if c.id not in seated]
+            changed = (*voters, *fresh[:1])
+            alive.update((contact.id, True) for contact in fresh[:1])
+        elif len(alive) < len(voters):
+            dead = next(voter for voter in voters if voter.id not in alive)
+            changed = tuple(voter for voter in voters if voter is not dead)
+        return changed if majority(changed, alive) else voters
 
     # ---- patience ---------------------------------------------------------------------------------------------------
 
