@@ -16,7 +16,7 @@ from .join import TIMER, pause
 from .messages import LeafProbe, LeafReply
 from .view import View
 
-_CANDIDATES = 32
+_SEEDS = 16
 _LEISURE = 16
 """Rounds of back-off at which a standby is sought: the longest pause."""
 
@@ -24,26 +24,32 @@ _LEISURE = 16
 class Gateway:
     """The attachment of a leaf member to the ring."""
 
-    __slots__ = ("_attempt", "_candidates", "_on_ready", "_tried", "_view", "active", "standby")
+    __slots__ = ("_attempt", "_candidates", "_on_ready", "_seeds", "_tried", "_view", "active", "standby")
 
     def __init__(self, view: View, on_ready: Callable[[int], None]) -> None:
         self._view = view
         self._on_ready = on_ready
         self.active: NodeId | None = None
         self.standby: NodeId | None = None
+        self._seeds: tuple[Contact, ...] = ()
         self._candidates: dict[NodeId, Contact] = {}
+        """The seeds and the leaf set that a gateway showed last."""
         self._tried: dict[NodeId, int] = {}
+        """Number of the attempt at which a candidate was asked last."""
         self._attempt = 0
 
     def start(self, now: int) -> None:
-        for seed in self._view.seeds:
-            self._propose(seed)
+        self._seeds = self._view.seeds[:_SEEDS]
+        self._propose(())
         self._seek(now)
 
-    def _propose(self, contact: Contact) -> None:
-        if contact.id in self._candidates or self._view.foreign(contact) or len(self._candidates) >= _CANDIDATES:
-            return
-        self._candidates[contact.id] = contact
+    def _propose(self, leaves: tuple[Contact, ...]) -> None:
+        """Take ``leaves`` as candidates in place of those of the last gateway; addresses of gateways are kept."""
+        gateways = [self._candidates[peer] for peer in (self.active, self.standby) if peer is not None]
+        offered = [contact for contact in leaves if not self._view.foreign(contact)]
+        self._candidates = {contact.id: contact for contact in (*self._seeds, *offered, *gateways)}
+        self._tried = {peer: attempt for peer, attempt in self._tried.items() if peer in self._candidates}
+        self._view.seeds = tuple(self._candidates.values())
 
     def _seek(self, now: int) -> None:
         """Ask the candidate that was asked least recently, until there are two gateways."""
@@ -58,22 +64,17 @@ class Gateway:
         rounds = self._attempt // max(len(free), 1) if self.active is None else _LEISURE
         view.out.set_timer(TIMER, now + pause(view, rounds))
 
-    def contact(self, peer: NodeId) -> Contact | None:
-        return self._candidates.get(peer)
-
     def on_timer(self, now: int) -> None:
         self._seek(now)
 
     def on_reply(self, peer: NodeId, message: LeafReply, now: int) -> None:
         """A full member, ready itself, takes us."""
-        if message.sender.id != peer or not message.sender.dialable:
+        if message.sender.id != peer or not message.sender.dialable or peer not in self._tried:
             return
         view = self._view
         view.book.put(message.sender, direct=True)
         view.ghosts.pop(peer)
-        self._candidates[peer] = message.sender
-        for contact in message.leaves:
-            self._propose(contact)
+        self._propose((*message.leaves, message.sender))
         if self.active is None:
             self._activate(peer, now)
         elif self.standby is None and peer != self.active:
@@ -102,7 +103,6 @@ class Gateway:
 
     def lost(self, peer: NodeId, now: int) -> None:
         """``peer`` died."""
-        self._tried[peer] = self._attempt
         if peer == self.standby:
             self.standby = None
         elif peer == self.active and self.standby is not None:
@@ -113,6 +113,7 @@ class Gateway:
             self._view.ready = False
         else:
             return
+        self._tried[peer] = self._attempt
         self._seek(now)
 
     def stop(self) -> None:

@@ -48,17 +48,8 @@ class Joiner:
     """Takes this node into the ring, and others through it."""
 
     __slots__ = (
-        "_asked",
-        "_attempt",
-        "_fellows",
-        "_on_ready",
-        "_prober",
-        "_router",
-        "_sighted",
-        "_since",
-        "_view",
-        "phase",
-    )
+        "_asked", "_attempt", "_fellows", "_on_ready", "_prober", "_router", "_sighted", "_since", "_view", "phase",
+    )  # fmt: skip
 
     def __init__(self, view: View, prober: Prober, router: Router, on_ready: Callable[[int], None]) -> None:
         self._view = view

@@ -51,17 +51,8 @@ class Liveness:
     """Monitors of the peers whose death matters here."""
 
     __slots__ = (
-        "_armed",
-        "_config",
-        "_digest",
-        "_excused",
-        "_judged",
-        "_me",
-        "_monitors",
-        "_nonce",
-        "_out",
-        "_suspects",
-    )
+        "_armed", "_config", "_digest", "_excused", "_judged", "_me", "_monitors", "_nonce", "_out", "_suspects",
+    )  # fmt: skip
 
     def __init__(self, me: NodeId, config: RingConfig, out: Outbox, nonce: int, digest: Callable[[], bytes]) -> None:
         self._me = me

@@ -30,19 +30,9 @@ class Maintenance:
     """Timers of a full member."""
 
     __slots__ = (
-        "_exchanged",
-        "_heal_armed",
-        "_joiner",
-        "_lookup",
-        "_out",
-        "_prober",
-        "_refreshed",
-        "_repair_again",
-        "_retry_armed",
-        "_surveyed",
-        "_turn",
-        "_view",
-    )
+        "_exchanged", "_heal_armed", "_joiner", "_lookup", "_out", "_prober", "_refreshed", "_repair_again",
+        "_retry_armed", "_surveyed", "_turn", "_view",
+    )  # fmt: skip
 
     def __init__(self, view: View, prober: Prober, joiner: Joiner, lookup: Lookup) -> None:
         self._view = view

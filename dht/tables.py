@@ -27,17 +27,8 @@ class LeafSet:
     """Up to ``width`` nearest contacts on each side of ``me``, by distance in that direction."""
 
     __slots__ = (
-        "_left",
-        "_left_at",
-        "_me",
-        "_members",
-        "_origin",
-        "_right",
-        "_right_at",
-        "_snapshot",
-        "_whole",
-        "_width",
-    )
+        "_left", "_left_at", "_me", "_members", "_origin", "_right", "_right_at", "_snapshot", "_whole", "_width",
+    )  # fmt: skip
 
     def __init__(self, me: NodeId, width: int) -> None:
         self._me = me

@@ -29,27 +29,9 @@ class View:
     """Tables, addresses, ghosts and liveness of one node."""
 
     __slots__ = (
-        "_neighbours",
-        "_zone",
-        "book",
-        "changed",
-        "config",
-        "current",
-        "ghosts",
-        "leaves",
-        "liveness",
-        "lost_leaf",
-        "lost_neighbour",
-        "me",
-        "out",
-        "ready",
-        "seeds",
-        "started",
-        "stream",
-        "table",
-        "upcalls",
-        "uplink",
-    )
+        "_neighbours", "_zone", "book", "changed", "config", "current", "ghosts", "leaves", "liveness", "lost_leaf",
+        "lost_neighbour", "me", "out", "ready", "seeds", "started", "stream", "table", "upcalls", "uplink",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -195,3 +177,13 @@ class View:
         if self.changed:
             self.changed = False
             self.upcalls.leaves_changed(now)
+
+    def check(self) -> None:
+        """Raise AssertionError when a table is out of order, over its bound, or holds a dead node."""
+        self.leaves.check()
+        self.table.check()
+        assert len(self.book) <= self.config.book_size
+        assert len(self.ghosts) <= self.config.ghosts
+        for contact in (*self.leaves, *self.table.entries()):
+            assert contact.id not in self.ghosts, "a dead node is in a table"
+        assert self.me.dialable or not self.leaves, "a leaf member holds a leaf set"
