@@ -84,11 +84,12 @@ def _run(options: argparse.Namespace) -> int:
 
 def _describe(result: Result) -> str:
     megabytes, transferred = result.message_bytes / 1e6, result.transfer_bytes / 1e6
+    speed = f"{result.wall_s:.1f} s, {result.us_per_message:.1f} us per message"
     lines = [
         f"{result.scenario}  seed={result.seed}  digest={result.digest}",
         f"{result.nodes} nodes, {result.running} running at the end; {result.events} events",
         f"{result.messages} messages, {megabytes:.1f} MB; transfers, {transferred:.1f} MB",
-        f"{result.virtual_s:.0f} s of virtual time in {result.wall_s:.1f} s; {result.us_per_message:.1f} us per message",
+        f"{result.virtual_s:.0f} s of virtual time in {speed}",
         "faults: " + (", ".join(f"{kind} {count}" for kind, count in result.faults.items()) or "none"),
         "penalties: " + (", ".join(f"{code} {count}" for code, count in result.penalties.items()) or "none"),
     ]

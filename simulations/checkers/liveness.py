@@ -8,7 +8,7 @@ from fl.notices import StatusChanged
 from protocol.ids import AppId, short
 from pubsub.messages import Head
 
-from ..host import Host
+from ..host import Host, State
 from ..world import Submission, World
 from .base import Report
 from .heads import Heads
@@ -47,11 +47,20 @@ class Liveness:
         return chain is not None and chain.finished
 
     def can_finish(self, submission: Submission) -> bool:
-        """A majority of the newest voters runs, and enough workers do."""
-        head = self._newest(submission)
-        voters = head.voters if head is not None else submission.spec.voters if submission.spec is not None else ()
-        workers = sum(self._world.members[index] in self._world.running() for index in submission.workers)
-        return self._world.has_majority(voters) and workers >= self._world.scenario.applications.min_workers
+        """A majority of the newest voters runs, and enough workers do.
+
+        A change of the voters that some have accepted and no majority has is undecided: whether it was made cannot be
+        known without the new set, so a majority of that one must run as well.
+        """
+        chain, spec = self._heads.chains.get(submission.app), submission.spec
+        sets = [spec.voters] if spec is not None else []
+        if chain is not None and chain.newest is not None:
+            newest = chain.newest
+            undecided = [slot.head for slot in chain.slots.values() if slot.head.order > newest.order]
+            sets = [head.voters for head in (newest, *undecided)]
+        running = sum(self._world.members[index].state is State.RUNNING for index in submission.workers)
+        enough = running >= self._world.scenario.applications.min_workers
+        return enough and bool(sets) and all(map(self._world.has_majority, sets))
 
     def settled(self) -> bool:
         """Nothing is left to wait for."""

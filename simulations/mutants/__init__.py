@@ -1,8 +1,8 @@
 """Planted protocol bugs, each of which the checkers must find: who checks the checkers.
 
 A mutant replaces one method (or a small group of them) of the real machines by what a tired programmer might have
-written.  If a hundred seeds of heavy weather do not show it, either the checkers are blind or the rule that it breaks is
-not needed.
+written.  If a hundred seeds of heavy weather do not show it, either the checkers are blind or the rule that it breaks
+is not needed.
 """
 
 from __future__ import annotations
