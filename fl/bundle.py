@@ -100,6 +100,22 @@ def pack(entry: Path, modules: Sequence[Path] = ()) -> bytes:
     return content
 
 
+def siblings(entry: Path) -> list[Path]:
+    """The files beside ``entry`` that it imports by name, directly or through one another, in order of discovery.
+
+    Found by reading, without running anything; what is imported dynamically has to be named (``App.modules``).
+    """
+    found: dict[Path, None] = {}
+    unread = [entry]
+    while unread:
+        for name in sorted(_imports(_source(unread.pop()))):
+            path = entry.parent / f"{name}.py"
+            if path != entry and path not in found and path.is_file():
+                found[path] = None
+                unread.append(path)
+    return list(found)
+
+
 def _module_name(path: Path, taken: dict[str, str]) -> str:
     if path.suffix != ".py" or not _MODULE.fullmatch(path.stem):
         raise UsageError(f"{path} cannot be imported", "name it like a module: letters, digits and _, ending in .py")

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from protocol.errors import UsageError
+from protocol.ids import ID_BYTES
+from protocol.messages import EMPTY, Contact
 
 from .data.binding import Binding, shares
-from .spec import Field, Scalar, Stop
+from .spec import AppSpec, Field, Scalar, Stop
 
 if TYPE_CHECKING:
     import numpy as np
@@ -198,6 +200,33 @@ class App:
             data = shares("digits", nodes, alpha=alpha, seed=self.seed)
         # By name: the emulation stands above this package and drives it.
         return importlib.import_module("simulations.emulate").run(self, list(data))
+
+
+def outline(app: App) -> AppSpec:
+    """The descriptor of ``app`` as far as its author determines it.
+
+    Owner, salt, zone, voters, home, initial model and bundle are for whoever submits it to add.
+    """
+    return AppSpec(
+        name=app.name,
+        owner=b"",
+        salt=b"",
+        zone=0,
+        voters=(),
+        rounds=app.rounds,
+        initial=EMPTY,
+        home=Contact(bytes(ID_BYTES)),
+        data=app.data,
+        schema=dict(app.schema),
+        strategy=app.strategy,
+        options=dict(app.options),
+        seed=app.seed,
+        fan_out=app.fan_out,
+        fraction=app.fraction,
+        min_workers=app.min_workers,
+        quorum=app.quorum,
+        stop=app.stop,
+    )
 
 
 _SETTABLE = ("rounds", "fraction", "min_workers", "quorum", "seed", "fan_out", "strategy")

@@ -56,7 +56,7 @@ class ArtifactStore:
         self._io = ThreadPoolExecutor(2, thread_name_prefix="artifacts")
         # In order of use, the least recent first.
         self._blobs: dict[BlobId, Blob] = {}
-        self._pins: dict[BlobId, None] = {}
+        self._pins: dict[BlobId, dict[str, None]] = {}
         self._used = 0
         self._sealing: dict[BlobId, asyncio.Future[None]] = {}
 
@@ -180,12 +180,14 @@ class ArtifactStore:
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
-    def pin(self, blob: BlobId, keep: bool = True) -> None:
-        """Keep ``blob`` from the garbage collector, present or still to come, until it is unpinned."""
+    def pin(self, blob: BlobId, keep: bool = True, holder: str = "core") -> None:
+        """Keep ``blob`` from the garbage collector, present or still to come, until every holder has let go of it."""
         if keep:
-            self._pins[blob] = None
-        else:
-            self._pins.pop(blob, None)
+            self._pins.setdefault(blob, {})[holder] = None
+        elif (holders := self._pins.get(blob)) is not None:
+            holders.pop(holder, None)
+            if not holders:
+                del self._pins[blob]
 
     async def persist(self, blob: BlobId) -> None:
         """Make a whole artifact durable.  Raises UsageError, StorageError."""

@@ -77,15 +77,17 @@ class LinksSection:
     idle_close_s: Seconds = 60.0
     """Seconds after which an unused link is closed. Links that carry a tree or a neighbour of the ring are never
     unused."""
-    max_peers: Count = 256
-    """Links open at once. A node of a large fabric holds about 40; the rest is room for applications. Each costs about
-    0.5 MB."""
-    send_queue: Count = 512
-    """Messages queued for one peer before it counts as unreachable. Models do not queue here: they move as
+    max_links: Count = 64
+    """Links above which the least recently used are closed; at twice as many newcomers are refused. A node of a large
+    fabric needs about 40; each costs about 0.5 MB."""
+    queue_frames: Count = 512
+    """Messages that wait for one peer before it counts as unreachable. Models do not queue here: they move as
     transfers."""
     max_penalties: Count = 32
-    """Protocol violations after which a peer is disconnected. One may be a version skew; a stream of them is an attack
-    or a bug."""
+    """Protocol violations, forgotten with time, after which a peer is disconnected. One may be a version skew; a stream
+    of them is an attack or a bug."""
+    ban_s: Seconds = 300.0
+    """Seconds for which such a peer is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +122,10 @@ class TrustSection:
     """Public keys (64 hex digits) of application owners trusted besides the fabric's owner. `mycelia trust add` adds
     more at run time."""
     fabric_owner: bool = True
-    """Whether the owner of the fabric is trusted. When false, only the keys listed are."""
+    """Whether the owner of the fabric is trusted. When false, only those listed or added are."""
     approve: Literal["owner", "hash"] = "owner"
-    """`owner`: a trusted owner's signature is enough. `hash`: besides, each version of the code must be approved here
-    with `mycelia trust add HASH`."""
+    """`owner`: the signature of a trusted owner is enough. `hash`: no signature is; each version of the code must be
+    approved here with `mycelia trust add HASH`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

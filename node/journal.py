@@ -11,6 +11,7 @@ closing round that trains no more.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import islice, zip_longest
@@ -28,7 +29,7 @@ from protocol.ids import AppId, NodeId, blob_id
 from protocol.messages import Value
 
 from .service import AppEvent, AppInfo, LaggedEvent, ModelInfo, RoleEvent, RoundEvent, StatusEvent
-from .subscriptions import Hub, Lost
+from .subscriptions import Hub, Lost, Subscription
 
 KEEP_ROUNDS = 256
 """Rounds per application; with a thousand contributors each, 4 MB."""
@@ -37,6 +38,8 @@ KEEP_MODELS = 2
 MAX_APPS = 512
 MAX_BACKLOG = 256
 """Events that wait for one follower; a slower one is told how many it missed."""
+STRAGGLE_S = 2.0
+"""Seconds for which the last round may lag behind the news that the application has finished."""
 OVER = ("finished", "stopped")
 _PREFIX = "round/"
 _TRAINING = "train_"
@@ -61,6 +64,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Unix seconds."""
     closing: bool = False
     """The last measurement: the model is that of the round before."""
+    last: bool = False
+    """No round comes after this one."""
 
 
 _entries = msgspec.msgpack.Decoder(Entry)
@@ -118,7 +123,8 @@ class Journal:
                 self._app(spec.id).spec = spec
         elif isinstance(notice, StatusChanged):
             app = self._app(notice.app)
-            app.status = notice
+            # Whoever finishes has nothing to explain.
+            app.status = notice if notice.status != "finished" else StatusChanged(notice.app, "finished")
             app.hub.publish(_status_event(app))
         elif isinstance(notice, RoleChanged):
             app = self._app(notice.app)
@@ -145,6 +151,7 @@ class Journal:
             size=head.model.size,
             at=self._time(),
             closing=head.finished and bool(app.rounds) and app.rounds[-1].model == model,
+            last=head.finished,
         )
         if len(app.rounds) == KEEP_ROUNDS:
             self._batch[_key(app, app.rounds[0])] = None
@@ -249,9 +256,25 @@ class Journal:
             if over:
                 return
             async for event in events:
-                yield LaggedEvent(app=app.name, missed=event.count) if isinstance(event, Lost) else event
                 if isinstance(event, StatusEvent) and event.status in OVER:
+                    async for round_ in _stragglers(app, events):
+                        yield round_
+                    yield event
                     return
+                yield LaggedEvent(app=app.name, missed=event.count) if isinstance(event, Lost) else event
+
+
+async def _stragglers(app: _App, events: Subscription) -> AsyncIterator[RoundEvent]:
+    """Rounds that the news of the end, which travels another way, has overtaken."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + STRAGGLE_S
+    while app.status.status == "finished" and not (app.rounds and app.rounds[-1].last):
+        try:
+            event = await asyncio.wait_for(anext(events), until - clock())
+        except (TimeoutError, StopAsyncIteration):
+            return
+        if isinstance(event, RoundEvent):
+            yield event
 
 
 def digest(value: Value) -> bytes:

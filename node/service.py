@@ -15,13 +15,17 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 
 from dht.messages import Record
+from fl.bundle import MAX_BUNDLE
+from fl.spec import AppSpec
+from protocol.errors import UsageError
 from protocol.messages import Contact, Digest, Id
 
 CHUNK = 1 << 20
 """Bytes of an artifact that travel in one piece between the command and the daemon."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-Chunk = Annotated[bytes, msgspec.Meta(max_length=CHUNK)]
+Bundle = Annotated[bytes, msgspec.Meta(max_length=MAX_BUNDLE)]
+Setting = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,9 +146,9 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     """Unix seconds."""
 
 
-class TrustedOwner(msgspec.Struct, frozen=True, kw_only=True):
+class TrustedKey(msgspec.Struct, frozen=True, kw_only=True):
     key: str
-    """Public key, hex."""
+    """Public key of an owner, or hash of approved code; hex."""
     why: Literal["fabric", "config", "added"]
     """The fabric's owner, listed in the configuration, or added at run time."""
 
@@ -152,9 +156,7 @@ class TrustedOwner(msgspec.Struct, frozen=True, kw_only=True):
 class TrustInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whose code this node runs."""
 
-    owners: list[TrustedOwner]
-    bundles: list[str] = []
-    """Code approved by hash, hex."""
+    keys: list[TrustedKey]
     approve: Literal["owner", "hash"] = "owner"
 
 
@@ -182,14 +184,20 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Unix seconds."""
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an application would live."""
-
-    zone: int
-    home: Contact
-    """This daemon, from which large values of the descriptor can be fetched."""
-    voters: list[Contact]
-    """The daemons closest to the application, nearest first."""
+def find_model(models: list[ModelInfo], reference: str) -> ModelInfo:
+    """The model that ``NAME`` (its newest version) or ``NAME@VERSION`` means.  Raises UsageError."""
+    name, _, version = reference.partition("@")
+    versions = [model for model in models if model.name == name]
+    if not versions:
+        known = ", ".join(sorted({model.name for model in models})[:8])
+        raise UsageError(f"this node has no model called {name}", f"it has: {known}" if known else "see `mycelia ls`")
+    if not version:
+        return max(versions, key=lambda model: (model.created, model.version))
+    for model in versions:
+        if str(model.version) == version:
+            return model
+    held = ", ".join(str(model.version) for model in sorted(versions, key=lambda model: model.version))
+    raise UsageError(f"this node does not hold version {version} of {name}", f"it holds: {held}")
 
 
 class DaemonService(Protocol):
@@ -201,8 +209,16 @@ class DaemonService(Protocol):
 
     async def applications(self) -> list[AppInfo]: ...
 
-    async def placement(self, app: Id, voters: int) -> Placement:
-        """Who would guard ``app``: the descriptor must name them before it is signed."""
+    async def prepare(self, bundle: Bundle, settings: list[Setting], continue_from: str) -> AppSpec:
+        """The descriptor of the application in ``bundle``, after ``key=value`` settings.
+
+        The code runs in a worker process of this node, which also makes the initial model; or that is the model
+        ``continue_from``, if given, as NAME or NAME@VERSION.  Owner, salt and voters are the caller's to add.
+        """
+        ...
+
+    async def voters_for(self, app: Id, count: int) -> list[Contact]:
+        """The ``count`` daemons closest to ``app``: the descriptor must name them before it is signed."""
         ...
 
     async def submit(self, descriptor: Record) -> AppInfo:
@@ -213,8 +229,8 @@ class DaemonService(Protocol):
         """How ``app`` stands (role, the known rounds above ``after``, status), then what happens until it is over."""
         ...
 
-    async def stop(self, app: Name) -> AppInfo:
-        """End a run of one of this node's own applications at the round that it has committed."""
+    async def stop(self, order: Record) -> AppInfo:
+        """End the application that is the subject of its owner's signed order, at the round that it has committed."""
         ...
 
     async def invite(self, lifetime_s: int) -> Invitation: ...
@@ -232,10 +248,6 @@ class DaemonService(Protocol):
     async def distrust(self, key: Name) -> TrustInfo: ...
 
     async def models(self) -> list[ModelInfo]: ...
-
-    async def upload(self, blob: Digest, size: int, offset: int, data: Chunk) -> int:
-        """Add bytes at ``offset`` to an artifact of ``size`` bytes; answers how many are held.  Resumable."""
-        ...
 
     def download(self, blob: Digest) -> AsyncIterator[bytes]:
         """The content of an artifact, fetched from the fabric when it is not here."""

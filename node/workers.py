@@ -14,7 +14,7 @@ import asyncio
 import math
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from fl import aggregate
 from fl import bundle as bundles
+from fl import spec as specs
 from fl.data import schema
 from fl.data.binding import Binding
 from fl.learn import channel, forkserver
@@ -31,6 +32,7 @@ from fl.spec import AppSpec, Field, Scalar
 from fl.tasks import Describe, Evaluate, Train
 from protocol.errors import AggregationError, ConfigError, MyceliaError, UsageError
 from protocol.ids import AppId
+from protocol.wire import UNREADABLE
 
 from .config import WorkerSection
 from .worker_link import LARGE, Content, WorkerProcess
@@ -152,6 +154,21 @@ class WorkerPool:
             b"", _Use(bundles.digest(bundle), None, ()), bundle, channel.Run("initial", job), None, MAX_MODEL
         )
         return model
+
+    async def declare(self, bundle: bytes, settings: Sequence[str]) -> AppSpec:
+        """What the bundle's application says of itself, after ``key=value`` settings (``fl.sdk.outline``).
+
+        Raises as ``train``; needs no data.
+        """
+        async with self._process(_Use(bundles.digest(bundle), None, ()), bundle, _ignore) as process:
+            async with self._in_time("declaring the application"):
+                reply, _ = await process.ask(channel.Declare(tuple(settings)), None, 0, _ignore)
+            if not isinstance(reply, channel.Declared):
+                raise WorkerLost(f"{self._name}: the worker process breaks the protocol")
+        try:
+            return specs.decode(reply.spec)
+        except UNREADABLE:
+            raise WorkerLost(f"{self._name}: the worker process breaks the protocol") from None
 
     # ---- one task ---------------------------------------------------------------------------------------------------
 
@@ -288,6 +305,10 @@ class WorkerPool:
         if not all(map(math.isfinite, done.metrics.values())):
             raise AggregationError(f"{self._name}: metrics that are not finite cannot be added")
         return done.metrics
+
+
+def _ignore(_: str) -> None:
+    """For lines of code that nobody asked to be run for its output."""
 
 
 @contextmanager

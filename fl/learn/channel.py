@@ -64,6 +64,12 @@ class Run(Request, frozen=True, gc=False):
     job: Job
 
 
+class Declare(Request, frozen=True, gc=False):
+    """What does the application say of itself, after ``key=value`` settings?  Answered by ``Declared``."""
+
+    settings: Annotated[tuple[Text, ...], msgspec.Meta(max_length=128)] = ()
+
+
 class Reply(msgspec.Struct, frozen=True, gc=False, tag=True):
     """From the worker."""
 
@@ -80,6 +86,12 @@ class Ready(Reply, frozen=True, gc=False):
     files_locked: bool
     """Whether the file system is out of reach too (Landlock)."""
     samples: int
+
+
+class Declared(Reply, frozen=True, gc=False):
+    """An encoded ``AppSpec`` (``fl.sdk.outline``)."""
+
+    spec: Annotated[bytes, msgspec.Meta(max_length=256 * 1024)]
 
 
 class Log(Reply, frozen=True, gc=False):
@@ -123,8 +135,8 @@ _ERRORS: dict[str, type[MyceliaError]] = {
 
 
 _encoder = msgspec.msgpack.Encoder()
-_requests = msgspec.msgpack.Decoder(Open | Run)
-_replies = msgspec.msgpack.Decoder(Hello | Ready | Log | Done | Failed)
+_requests = msgspec.msgpack.Decoder(Open | Run | Declare)
+_replies = msgspec.msgpack.Decoder(Hello | Ready | Declared | Log | Done | Failed)
 
 
 def frame(message: Request | Reply, descriptors: int = 0) -> bytes:

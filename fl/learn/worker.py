@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from fl import bundle as bundles
+from fl import spec as specs
 from fl.data import loaders
+from fl.sdk import outline
 from protocol.errors import MyceliaError
 
 from . import channel, importer, sandbox
@@ -78,13 +80,17 @@ class _Worker:
         finally:
             os.close(descriptor)
 
-    def handle(self, request: channel.Open | channel.Run, descriptor: int | None) -> None:
+    def handle(self, request: channel.Open | channel.Run | channel.Declare, descriptor: int | None) -> None:
         """Answer one request.  What user code raises has been made an AppError below."""
         self._lines = 0
         try:
             with nullcontext(memoryview(b"")) if descriptor is None else channel.mapped(descriptor) as content:
                 if isinstance(request, channel.Open):
                     self.send(self._open(request, bytes(content)))
+                elif isinstance(request, channel.Declare):
+                    assert self._runner is not None, "Declare before Open"
+                    app = self._runner.app.override(request.settings)
+                    self.send(channel.Declared(specs.encode(outline(app))))
                 else:
                     self._run(request, content)
         except MyceliaError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from .apps import LS
+from .check import CHECK
 from .command import Command
 from .fabric import INIT, INVITE, JOIN, LEAVE, REVOKE
 from .models import MODELS
 from .nodes import LOGS, PEERS, STATUS, STOP
+from .run import RUN
 from .settings import CONFIG
 from .topics import DEMO, HELP
 from .trust import TRUST
@@ -21,5 +23,24 @@ ROOT = Command(
         "it gets a tree over the nodes that have data for it, and trains in rounds."
     ),
     then="mycelia demo, or mycelia COMMAND --help",
-    children=(DEMO, INIT, INVITE, JOIN, UP, STATUS, PEERS, LOGS, STOP, CONFIG, LS, MODELS, TRUST, REVOKE, LEAVE, HELP),
+    children=(
+        DEMO,
+        INIT,
+        INVITE,
+        JOIN,
+        UP,
+        STATUS,
+        PEERS,
+        LOGS,
+        STOP,
+        CONFIG,
+        CHECK,
+        RUN,
+        LS,
+        MODELS,
+        TRUST,
+        REVOKE,
+        LEAVE,
+        HELP,
+    ),
 )

@@ -13,7 +13,7 @@ from ..identity import enrol
 from ..identity.invite import Invitation, decode_invitation
 from ..identity.membership import Membership, found, node_key, require_newcomer
 from ..statedir import StateDir
-from . import starter
+from . import owner, starter
 from .command import Session
 
 
@@ -33,6 +33,7 @@ def found_fabric(session: Session) -> Entered:
         require_newcomer(state)
         config = starter.write(session)
         membership = found(state, session.args.name, session.args.zone, int(time.time()))
+        owner.remember(membership.document.fingerprint, state.owner_key)
     return _entered(session, membership, config)
 
 

@@ -9,6 +9,7 @@ from protocol.errors import UsageError
 
 from . import starter
 from .command import Command, Session
+from .nodes import end_daemon
 from .output import moment, short
 
 # ---- init ------------------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ def _leave(session: Session) -> None:
         raise UsageError(
             "leaving gives up this node's membership for good", "repeat with --yes, or stop the daemon: mycelia stop"
         )
-    session.ask(lambda daemon: daemon.leave())
+    end_daemon(session, lambda daemon: daemon.leave())
     session.out.answer({"left": True}, ["left the fabric; the daemon has ended"])
     session.out.hint("Models and logs are still in the state directory. Coming back takes a new invitation.")
 

@@ -63,6 +63,7 @@ class RoundTable:
         self._rounds = rounds
         self._last = started
         self._log = log
+        self._status = ""
         self._metrics: list[str] | None = None
 
     def show(self, event: AppEvent) -> None:
@@ -75,9 +76,16 @@ class RoundTable:
         if self._out.as_json:
             self._out.json(event)
         elif isinstance(event, StatusEvent):
-            self._out.hint(f"{event.status}{f': {event.detail}' if event.detail else ''}")
+            self._news(event)
         elif isinstance(event, LaggedEvent):
             self._out.hint(f"{event.missed} events were missed; `mycelia ls {event.app}` shows where it is")
+
+    def _news(self, event: StatusEvent) -> None:
+        """Say what a person would want to know: trouble, its end, and the end of all."""
+        quiet = ("", "known", "running")
+        if event.status not in quiet or self._status not in quiet:
+            self._out.hint(f"{event.status}{f': {event.detail}' if event.detail else ''}")
+        self._status = event.status
 
     def _row(self, event: RoundEvent, seconds: float) -> None:
         if self._metrics is None:

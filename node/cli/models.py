@@ -12,30 +12,20 @@ import msgspec
 
 from protocol.errors import StorageError, UsageError
 
-from ..service import DaemonService, ModelInfo
+from ..service import DaemonService, ModelInfo, find_model
 from ..statedir import writing
 from .command import Command, Session
 from .output import moment, size
 
-
-def find(models: list[ModelInfo], reference: str) -> ModelInfo:
-    """The model that ``NAME`` (its newest version) or ``NAME@VERSION`` means.  Raises UsageError."""
-    name, _, version = reference.partition("@")
-    versions = [model for model in models if model.name == name]
-    if not versions:
-        known = ", ".join(sorted({model.name for model in models})[:8])
-        raise UsageError(f"this node has no model called {name}", f"it has: {known}" if known else "see `mycelia ls`")
-    if not version:
-        return max(versions, key=lambda model: (model.created, model.version))
-    for model in versions:
-        if str(model.version) == version:
-            return model
-    held = ", ".join(str(model.version) for model in sorted(versions, key=lambda model: model.version))
-    raise UsageError(f"this node does not hold version {version} of {name}", f"it holds: {held}")
+KEPT = 2
+"""Versions of each application that nodes keep."""
 
 
 def _list(session: Session) -> None:
     models = session.ask(lambda daemon: daemon.models())
+    if not session.args.all:
+        newest = {app: [m for m in models if m.app == app][-KEPT:] for app in dict.fromkeys(m.app for m in models)}
+        models = [model for versions in newest.values() for model in versions]
     rows = ((m.name, m.version, m.rounds, m.contributors, _metrics(m), size(m.size), moment(m.created)) for m in models)
     header = ("model", "version", "rounds", "contributors", "metrics", "size", "made")
     session.out.answer(models, session.out.table(header, rows, right=(1, 2, 3, 5)) if models else ["no models yet"])
@@ -46,7 +36,7 @@ def _metrics(model: ModelInfo) -> str:
 
 
 def _show(session: Session) -> None:
-    model = find(session.ask(lambda daemon: daemon.models()), session.args.model)
+    model = find_model(session.ask(lambda daemon: daemon.models()), session.args.model)
     pairs = [
         ("model", f"{model.name}@{model.version}"),
         ("made", moment(model.created)),
@@ -69,7 +59,7 @@ def _pull(session: Session) -> None:
         raise UsageError(f"{target} exists", "repeat with --force, or name another file with -o")
 
     async def pull(daemon: DaemonService) -> tuple[ModelInfo, bytes]:
-        model = find(await daemon.models(), session.args.model)
+        model = find_model(await daemon.models(), session.args.model)
         return model, await fetch(session, daemon, model)
 
     model, content = asyncio.run(pull(session.daemon()))
@@ -129,7 +119,14 @@ MODELS = Command(
     examples=(("models ls", "list them"), ("models pull digits -o digits.safetensors", "export the newest")),
     then="mycelia run FILE --continue-from NAME@VERSION",
     children=(
-        Command(name="ls", summary="List the models.", run=_list, examples=(("models ls", "as a table"),)),
+        Command(
+            name="ls",
+            summary="List the models.",
+            text="The last two versions of each application are kept; older ones only until their room is needed.",
+            configure=lambda parser: parser.add_argument("--all", action="store_true", help="the older ones too"),
+            run=_list,
+            examples=(("models ls", "the newest two of each application"), ("models ls --all", "all that are here")),
+        ),
         Command(
             name="show",
             summary="Show where a model comes from: rounds, contributors, code, metrics.",

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import os
+import select
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from protocol.errors import UsageError
+from protocol.errors import TransportError, UsageError
 
 from .. import logs
 from ..service import DaemonService, NodeStatus, PeerInfo
 from .command import Command, Session
 from .output import moment, short
+
+STOP_TIMEOUT_S = 30
+"""Seconds that a daemon has to hand over and end; it takes at most a few unless the disk hangs."""
 
 # ---- status and peers ------------------------------------------------------------------------------------------------
 
@@ -128,28 +134,46 @@ LOGS = Command(
 
 
 def _stop(session: Session) -> None:
-    name = session.args.app
-    if name:
-        app = session.ask(lambda daemon: daemon.stop(name))
+    if session.args.app:
+        from . import submit  # noqa: PLC0415 - signing takes 0.1 s to import
+
+        app = submit.stop(session, session.args.app)
         session.out.answer(app, [f"stopped {app.name} after round {app.round}"])
         session.out.hint(f"next: {session.mycelia(f'models show {app.name}')}")
         return
-
-    async def end(daemon: DaemonService) -> NodeStatus:
-        status = await daemon.status()
-        await daemon.shutdown()
-        return status
-
-    status = session.ask(end)
-    session.out.answer(
-        {"stopped": status.pid}, [f"stopped the daemon, process {status.pid}, up {duration_since(status)}"]
-    )
+    status = end_daemon(session, lambda daemon: daemon.shutdown())
+    up = moment(status.started).removesuffix(" ago")
+    session.out.answer({"stopped": status.pid}, [f"stopped the daemon, process {status.pid}, up {up}"])
     session.out.hint(f"It is still a member: {session.mycelia('up')} brings it back as the same node.")
 
 
-def duration_since(status: NodeStatus) -> str:
-    """How long the daemon has been up."""
-    return moment(status.started).removesuffix(" ago")
+def end_daemon(session: Session, order: Callable[[DaemonService], Awaitable[None]]) -> NodeStatus:
+    """Give the daemon an order after which it ends, and wait until its process is gone.  Raises TransportError."""
+
+    async def ordered(daemon: DaemonService) -> tuple[NodeStatus, int]:
+        status = await daemon.status()
+        # Held from before it can end, so that the number cannot come to mean another process.
+        process = os.pidfd_open(status.pid)
+        await order(daemon)
+        return status, process
+
+    status, process = session.ask(ordered)
+    try:
+        session.out.progress("stopping ...")
+        waiting = select.poll()
+        waiting.register(process, select.POLLIN)
+        if not waiting.poll(STOP_TIMEOUT_S * 1000):
+            raise TransportError(f"the daemon, process {status.pid}, has not ended yet", "look into `mycelia logs`")
+    finally:
+        os.close(process)
+    return status
+
+
+def _stop_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("app", metavar="APP", nargs="?", help="name or id of an application; see `mycelia ls`")
+    parser.add_argument(
+        "--owner-key", metavar="FILE", type=Path, help="key that signs the order (the fabric owner's, if it is here)"
+    )
 
 
 STOP = Command(
@@ -162,8 +186,6 @@ STOP = Command(
     ),
     examples=(("stop digits", "end the application `digits`"), ("stop", "end the daemon")),
     then="mycelia models, mycelia up",
-    configure=lambda parser: parser.add_argument(
-        "app", metavar="APP", nargs="?", help="name or id of an application; see `mycelia ls`"
-    ),
+    configure=_stop_arguments,
     run=_stop,
 )

@@ -26,7 +26,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("try it", ("demo",)),
     ("found or join a fabric", ("init", "invite", "join")),
     ("run a node", ("up", "status", "peers", "logs", "stop", "config")),
-    ("train", ("ls", "models")),
+    ("train", ("check", "run", "ls", "models")),
     ("decide who takes part", ("trust", "revoke", "leave")),
     ("learn more", ("help",)),
 )

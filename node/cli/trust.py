@@ -20,12 +20,11 @@ def _key(session: Session) -> str:
 
 
 def _show(session: Session, info: TrustInfo) -> None:
-    rows = [(owner.key, "owner", _WHY[owner.why]) for owner in info.owners]
-    rows += [(bundle, "code", "approved by `mycelia trust`") for bundle in info.bundles]
-    lines = session.out.table(("key or hash", "of", "because"), rows)
+    rows = [(entry.key, _WHY[entry.why]) for entry in info.keys]
+    lines = session.out.table(("key or hash", "because"), rows)
     session.out.answer(info, lines if rows else ["nobody: no application can run code here"])
     if info.approve == "hash":
-        session.out.hint('[trust] approve = "hash": besides its owner, each version of the code must be listed.')
+        session.out.hint('[trust] approve = "hash": no signature is enough, each version of the code must be listed.')
 
 
 def _list(session: Session) -> None:
@@ -50,7 +49,8 @@ TRUST = Command(
     text=(
         "An application brings code, which runs in a separate process without network access, but sees the data that "
         "it trains on. It runs only when its owner is on this list; at first, that is the owner of the fabric. With "
-        '`approve = "hash"` in the section [trust] of the configuration, each version of the code must be approved too.'
+        '`approve = "hash"` in the section [trust] of the configuration no signature is enough: each version of the '
+        "code must be approved."
     ),
     examples=(("trust ls", "who is trusted"), ("trust add 5b1e...", "trust an owner, or approve a version of code")),
     then="mycelia ls: an application that was `refused` starts here at its next round",

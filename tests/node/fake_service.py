@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
+
 from dht.messages import Record
 from fl import spec
+from fl.sdk import App, outline
+from fl.spec import AppSpec
 from node.service import (
     AppEvent,
     AppInfo,
@@ -16,14 +20,13 @@ from node.service import (
     ModelInfo,
     NodeStatus,
     PeerInfo,
-    Placement,
     RoundEvent,
     StatusEvent,
-    TrustedOwner,
+    TrustedKey,
     TrustInfo,
 )
-from protocol.errors import UsageError
-from protocol.messages import Contact
+from protocol.errors import MyceliaError
+from protocol.messages import Contact, Value
 
 STATUS = NodeStatus(
     id="00" * 16,
@@ -44,6 +47,7 @@ STATUS = NodeStatus(
     penalties=0,
 )
 APP = AppInfo(id="11" * 16, name="digits", owner="ab" * 32, status="running", role="root", round=2, rounds=3)
+HOME = Contact(b"h" * 16, ("192.0.2.1:7447",))
 EVENTS: list[AppEvent] = [
     RoundEvent(
         app="digits",
@@ -71,17 +75,20 @@ class FakeService:
             PeerInfo(id="33" * 16, addresses=[], linked=False, penalties=3),
         ]
         self.events: list[AppEvent] = [*EVENTS, StatusEvent(app="digits", status="finished")]
-        self.owners = [TrustedOwner(key="ab" * 32, why="fabric")]
+        self.owners = [TrustedKey(key="ab" * 32, why="fabric")]
         self.model_list: list[ModelInfo] = []
         self.blobs: dict[bytes, bytes] = {}
         self.followers = 0
         self.ended = asyncio.Event()
-        """Set when the daemon was asked to end, or a follower of an endless stream has gone."""
+        """Set when a follower has gone."""
         self.endless = False
+        self.prepare_error: MyceliaError | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        """Stands for the daemon's: ends when the daemon is told to."""
 
     async def status(self) -> NodeStatus:
         self.calls.append(("status",))
-        return STATUS
+        return STATUS if self.process is None else msgspec.structs.replace(STATUS, pid=self.process.pid)
 
     async def peers(self) -> list[PeerInfo]:
         return self.peer_list
@@ -89,10 +96,16 @@ class FakeService:
     async def applications(self) -> list[AppInfo]:
         return self.apps
 
-    async def placement(self, app: bytes, voters: int) -> Placement:
-        self.calls.append(("placement", app, voters))
-        contacts = [Contact(bytes([n]) * 16, (f"192.0.2.{n}:7447",)) for n in range(voters)]
-        return Placement(zone=0, home=contacts[0], voters=contacts)
+    async def prepare(self, bundle: bytes, settings: list[str], continue_from: str) -> AppSpec:
+        self.calls.append(("prepare", settings, continue_from))
+        if self.prepare_error is not None:
+            raise self.prepare_error
+        prepared = outline(App(name="digits", model=dict, rounds=3))
+        return msgspec.structs.replace(prepared, home=HOME, initial=Value(1, b"m"), bundle=Value(len(bundle), bundle))
+
+    async def voters_for(self, app: bytes, count: int) -> list[Contact]:
+        self.calls.append(("voters_for", app, count))
+        return [Contact(bytes([n]) * 16, (f"192.0.2.{n}:7447",)) for n in range(count)]
 
     async def submit(self, descriptor: Record) -> AppInfo:
         self.calls.append(("submit", descriptor))
@@ -111,10 +124,8 @@ class FakeService:
             self.followers -= 1
             self.ended.set()
 
-    async def stop(self, app: str) -> AppInfo:
-        self.calls.append(("stop", app))
-        if app != APP.name:
-            raise UsageError(f"no application is called {app}", "see `mycelia ls`")
+    async def stop(self, order: Record) -> AppInfo:
+        self.calls.append(("stop", order))
         return APP
 
     async def invite(self, lifetime_s: int) -> Invitation:
@@ -126,11 +137,11 @@ class FakeService:
         return "22" * 16
 
     async def trusted(self) -> TrustInfo:
-        return TrustInfo(owners=self.owners)
+        return TrustInfo(keys=self.owners)
 
     async def trust(self, key: str) -> TrustInfo:
         self.calls.append(("trust", key))
-        self.owners.append(TrustedOwner(key=key, why="added"))
+        self.owners.append(TrustedKey(key=key, why="added"))
         return await self.trusted()
 
     async def distrust(self, key: str) -> TrustInfo:
@@ -141,13 +152,6 @@ class FakeService:
     async def models(self) -> list[ModelInfo]:
         return self.model_list
 
-    async def upload(self, blob: bytes, size: int, offset: int, data: bytes) -> int:
-        held = self.blobs.get(blob, b"")
-        self.blobs[blob] = held[:offset] + data
-        if len(self.blobs[blob]) == size and hashlib.sha256(self.blobs[blob]).digest() != blob:
-            raise UsageError("the content does not hash to its name")
-        return len(self.blobs[blob])
-
     async def download(self, blob: bytes) -> AsyncIterator[bytes]:
         content = self.blobs[blob]
         for start in range(0, len(content), 1000):
@@ -155,8 +159,13 @@ class FakeService:
 
     async def leave(self) -> None:
         self.calls.append(("leave",))
-        self.ended.set()
+        self._end()
 
     async def shutdown(self) -> None:
         self.calls.append(("shutdown",))
-        self.ended.set()
+        self._end()
+
+    def _end(self) -> None:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.close()

@@ -61,10 +61,11 @@ def test_calls_reach_the_service_and_answers_come_back(path: Path) -> None:
 
 
 def test_errors_arrive_with_their_remedy(path: Path) -> None:
-    async def dialogue(remote: DaemonService, _: FakeService, __: Path) -> None:
-        with pytest.raises(UsageError, match="no application is called nothing") as caught:
-            await remote.stop("nothing")
-        assert caught.value.remedy == "see `mycelia ls`"
+    async def dialogue(remote: DaemonService, service: FakeService, __: Path) -> None:
+        service.prepare_error = UsageError("model() raised ValueError", "mend it")
+        with pytest.raises(UsageError, match="raised ValueError") as caught:
+            await remote.prepare(b"code", [], "")
+        assert caught.value.remedy == "mend it"
 
     talk(path, dialogue)
 
@@ -90,11 +91,10 @@ def test_a_caller_who_hangs_up_ends_the_stream_at_the_service(path: Path) -> Non
 
 
 def test_artifacts_travel_in_chunks(path: Path) -> None:
-    async def dialogue(remote: DaemonService, _: FakeService, __: Path) -> None:
+    async def dialogue(remote: DaemonService, service: FakeService, __: Path) -> None:
         content = bytes(range(256)) * 20
         name = hashlib.sha256(content).digest()
-        assert await remote.upload(name, len(content), 0, content[:3000]) == 3000
-        assert await remote.upload(name, len(content), 3000, content[3000:]) == len(content)
+        service.blobs[name] = content
         assert b"".join([chunk async for chunk in remote.download(name)]) == content
 
     talk(path, dialogue)

@@ -33,7 +33,7 @@ def test_the_fake_is_a_service() -> None:
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("status", ()), ("submit", (RECORD,)), ("placement", (b"a" * 16, 5)), ("upload", (b"d" * 32, 9, 0, b"data"))],
+    [("status", ()), ("submit", (RECORD,)), ("voters_for", (b"a" * 16, 5)), ("prepare", (b"code", ["lr=1"], ""))],
 )
 def test_requests_come_back(name: str, arguments: tuple[object, ...]) -> None:
     method, decoded = wire.decode_request(body(wire.encode_request(wire.METHODS[name], arguments)))
@@ -76,8 +76,8 @@ def test_an_error_from_outside_the_tree_becomes_its_nearest_base() -> None:
         ([2, "status", []], VersionError, "the command speaks control version 2, the daemon 1"),
         ([1, "__class__", []], CodecError, "the daemon has no method '__class__'"),
         ([1, "status", [1]], CodecError, "status: "),
-        ([1, "placement", [b"short", 5]], CodecError, "placement: "),
-        ([1, "stop", ["x" * 129]], CodecError, "stop: "),
+        ([1, "voters_for", [b"short", 5]], CodecError, "voters_for: "),
+        ([1, "revoke", ["x" * 129]], CodecError, "revoke: "),
         ({"version": 1}, CodecError, "not a control request: "),
     ],
 )

@@ -151,7 +151,7 @@ def test_a_follower_hears_what_was_and_what_comes() -> None:
         fixture.feed(known(APP), committed(APP, 1))
         events = fixture.journal.follow(APP.id, 0)
         heard = [await anext(events) for _ in range(3)]
-        fixture.feed(committed(APP, 2), RoleChanged(APP.id, "root", None, 0, ()), StatusChanged(APP.id, "finished"))
+        fixture.feed(committed(APP, 2), RoleChanged(APP.id, "root", None, 0, ()), StatusChanged(APP.id, "stopped"))
         return heard + [event async for event in events]
 
     heard = asyncio.run(run())
@@ -163,6 +163,27 @@ def test_a_follower_hears_what_was_and_what_comes() -> None:
         [A.hex(), B.hex()],
         {"loss": 2.0, "train_loss": 0.5},
     )
+
+
+@pytest.mark.parametrize("straggler", [True, False])
+def test_the_last_round_may_come_after_the_end(straggler: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "STRAGGLE_S", 30.0 if straggler else 0.0)
+
+    async def run() -> list[AppEvent]:
+        fixture = Fixture()
+        fixture.feed(known(APP), committed(APP, 1))
+        events = fixture.journal.follow(APP.id, 1)
+        await anext(events), await anext(events)
+        fixture.feed(StatusChanged(APP.id, "finished", "after round 2"))
+        first = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        if straggler:
+            fixture.feed(committed(APP, 2, closing=True))
+        return [await first, *[event async for event in events]]
+
+    *rounds, end = asyncio.run(run())
+    assert [event.round for event in rounds if isinstance(event, RoundEvent)] == ([2] if straggler else [])
+    assert end == StatusEvent(app="digits", status="finished")
 
 
 def test_following_what_is_over_ends_at_once() -> None:
@@ -182,7 +203,7 @@ def test_a_slow_follower_is_told_what_it_missed(monkeypatch: pytest.MonkeyPatch)
         events = fixture.journal.follow(APP.id, 0)
         for _ in range(2):
             await anext(events)
-        fixture.feed(*(committed(APP, number) for number in range(1, 8)), StatusChanged(APP.id, "finished"))
+        fixture.feed(*(committed(APP, number) for number in range(1, 8)), StatusChanged(APP.id, "stopped"))
         return [event async for event in events]
 
     heard = asyncio.run(run())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,6 +53,8 @@ class Cli:
 def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     for name in ("MYCELIA_STATE_DIR", "MYCELIA_CONFIG", "NOTIFY_SOCKET"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MYCELIA_OWNER_KEY", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
     return Cli(tmp_path / "s", capsys)
 
@@ -79,3 +83,12 @@ def service(cli: Cli) -> Iterator[FakeService]:
     serving = Serving(fake, cli.state / "control.sock")
     yield fake
     serving.close()
+
+
+@pytest.fixture
+def daemon_process(service: FakeService) -> Iterator[FakeService]:
+    """The daemon behind ``cli``, with a process that can end."""
+    waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
+        service.process = process
+        yield service

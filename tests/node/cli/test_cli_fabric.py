@@ -141,12 +141,12 @@ def test_a_token_that_is_none(cli: Cli, token: str, sentence: str) -> None:
     assert not cli.state.exists()
 
 
-def test_leave_asks_twice(cli: Cli, service: FakeService) -> None:
+def test_leave_asks_twice(cli: Cli, daemon_process: FakeService) -> None:
     result = cli("leave")
     assert result.code == 2
-    assert service.calls == []
+    assert daemon_process.calls == []
     assert cli("leave", "--yes").out == "left the fabric; the daemon has ended\n"
-    assert service.calls == [("leave",)]
+    assert daemon_process.calls == [("status",), ("leave",)]
 
 
 def test_revoke(cli: Cli, service: FakeService) -> None:

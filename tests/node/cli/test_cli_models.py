@@ -12,8 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from fl import codec
-from node.cli.models import find
-from node.service import ModelInfo
+from node.service import ModelInfo, find_model
 from protocol.errors import UsageError
 
 from ..fake_service import FakeService
@@ -102,11 +101,11 @@ def test_pull_to_where_nothing_can_be_written(cli: Cli, models: FakeService) -> 
 
 def test_which_model_is_meant() -> None:
     held = [model(19), model(20), model(3, "ward")]
-    assert find(held, "digits").version == 20
-    assert find(held, "digits@19").version == 19
+    assert find_model(held, "digits").version == 20
+    assert find_model(held, "digits@19").version == 19
     with pytest.raises(UsageError, match="no model called cats") as caught:
-        find(held, "cats")
+        find_model(held, "cats")
     assert caught.value.remedy == "it has: digits, ward"
     with pytest.raises(UsageError, match="does not hold version 7 of digits") as caught:
-        find(held, "digits@7")
+        find_model(held, "digits@7")
     assert caught.value.remedy == "it holds: 19, 20"

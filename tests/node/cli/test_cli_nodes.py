@@ -6,6 +6,9 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
+from node.cli import nodes
 from node.service import AppInfo
 
 from ..fake_service import APP, STATUS, FakeService
@@ -82,18 +85,22 @@ def test_what_a_peer_called_itself_cannot_drive_the_terminal(cli: Cli, service: 
     assert len(result.lines) == 2
 
 
-def test_stop_an_application(cli: Cli, service: FakeService) -> None:
-    result = cli("stop", "digits")
-    assert (result.code, result.out) == (0, "stopped digits after round 2\n")
-    assert service.calls == [("stop", "digits")]
-    result = cli("stop", "nothing")
-    assert (result.code, result.err) == (2, "error: no application is called nothing. try: see `mycelia ls`\n")
-
-
-def test_stop_the_daemon(cli: Cli, service: FakeService) -> None:
+def test_stop_the_daemon(cli: Cli, daemon_process: FakeService) -> None:
     result = cli("stop")
-    assert re.match(r"stopped the daemon, process 4711, up \d+ d\n", result.out)
-    assert service.calls == [("status",), ("shutdown",)]
+    assert re.match(r"stopped the daemon, process \d+, up \d+ d\n", result.out)
+    assert daemon_process.calls == [("status",), ("shutdown",)]
+    assert daemon_process.process is not None
+    assert daemon_process.process.poll() is not None
+
+
+def test_a_daemon_that_does_not_end_is_said_so(
+    cli: Cli, daemon_process: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "STOP_TIMEOUT_S", 0)
+    monkeypatch.setattr(daemon_process, "_end", lambda: None)
+    result = cli("stop")
+    assert result.code == 4
+    assert "has not ended yet. try: look into `mycelia logs`" in result.err
 
 
 def write_log(cli: Cli, count: int) -> Path:

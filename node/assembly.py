@@ -1,0 +1,189 @@
+"""One whole node, put together from its configuration and its state directory.
+
+This is the composition root: the only place that knows all parts, and knows nothing else.
+
+    membership ── credentials ──► daemon ◄── core (ring, forest, roles)
+        │                           │ notices
+    join desk (issuers only)        ▼
+                                  keeper ──► journal ──► control API
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+
+from dht.messages import Record
+from fl.notices import Bind, Trust
+from protocol.ids import AppId
+from protocol.messages import Contact
+
+from .artifacts import ArtifactConfig, ArtifactStore
+from .config import NodeConfig
+from .contacts import load_contacts
+from .core import CoreConfig, NodeCore
+from .daemon import DaemonConfig, NodeDaemon
+from .desk import JoinDesk
+from .identity import membership as members
+from .identity import revocation
+from .identity.keys import Ed25519Verifier
+from .identity.membership import Membership
+from .journal import Journal
+from .keeper import Keeper
+from .kvstore import KVStore
+from .links.manager import LinkConfig
+from .statedir import StateDir
+from .trust import TrustList
+from .workers import WorkerPool
+
+app_log = logging.getLogger("mycelia.app")
+
+NEIGHBOURS = 24
+"""Members of the leaf set: who is told to newcomers and remembered for a restart."""
+
+
+def unix_time() -> int:
+    """Seconds, by the wall clock."""
+    return int(time.time())
+
+
+class Node:
+    """What one ``mycelia up`` runs.  ``start`` and ``stop`` it on one loop, with the state directory locked."""
+
+    def __init__(self, config: NodeConfig, state: StateDir) -> None:
+        """Reads the state directory.  Raises ConfigError when it does not make a member, StorageError."""
+        self.config = config
+        self.state = state
+        self.membership = Membership.load(state, unix_time())
+        self.core: NodeCore | None = None
+        self.name = config.node.name or os.uname().nodename
+        self.workers = WorkerPool(config.worker, config.data, state.root / "workers", label=self.name, hear=self._heard)
+        artifacts = ArtifactStore(state.artifacts, ArtifactConfig(quota=int(config.storage.quota_gib * (1 << 30))))
+        self.daemon = NodeDaemon(
+            self.membership.node,
+            self._daemon_config(),
+            credentials=self.membership.credentials,
+            make_core=self._make_core,
+            state=KVStore(state.core_db),
+            artifacts=artifacts,
+            workers=self.workers if config.worker.enabled else None,
+        )
+        self.notes = KVStore(state.root / "notes.db")
+        restored = self.notes.load()
+        self.journal = Journal(restored, time.time)
+        self.trust = TrustList(config.trust, self.membership.document.owner, restored)
+        self.desk = self._make_desk()
+        self.keeper = Keeper(
+            self.daemon,
+            self.journal,
+            self.notes,
+            state=state,
+            membership=self.membership,
+            desk=self.desk,
+            neighbours=self.neighbours,
+            unix_time=unix_time,
+        )
+
+    # ---- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen and enter the ring.  Raises ConfigError, StorageError; then everything is closed again."""
+        notices = self.daemon.subscribe()
+        try:
+            await self.workers.start()
+            await self.daemon.start()
+            self.keeper.start(notices)
+            self.daemon.command(Bind(frozenset(self.config.data), self.config.worker.enabled))
+            self.apply_trust()
+            if self.desk is not None:
+                self.desk.start(self.config.node.join_listen, self.config.node.advertise)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Hand over, say goodbye, close everything.  Idempotent."""
+        await self.keeper.remember_contacts()
+        if self.desk is not None:
+            await self.desk.close()
+        await self.daemon.stop()
+        await self.workers.close()
+        await self.notes.close()
+
+    def give_up(self) -> None:
+        """After ``stop``: be a member no more, durably.  Raises StorageError."""
+        members.give_up(self.state)
+
+    # ---- for the parts ----------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """A full member of the ring."""
+        return self.core is not None and self.core.ring.ready
+
+    def neighbours(self) -> tuple[Contact, ...]:
+        """Live dialable nodes nearest on the ring, without this one."""
+        if self.core is None:
+            return ()
+        near = self.core.ring.closest(self.membership.node, NEIGHBOURS)
+        return tuple(contact for contact in near if contact.id != self.membership.node)
+
+    def apply_trust(self) -> None:
+        """Tell the core whom the operator trusts."""
+        owners, approved = self.trust.effective()
+        self.daemon.command(Trust(owners, approved))
+
+    def _heard(self, app: AppId, line: str) -> None:
+        """A line that user code wrote."""
+        spec = self.journal.spec(app)
+        app_log.info("%s", line, extra={"app": spec.name if spec is not None else None})
+
+    def _make_core(self, me: Contact, restored: Mapping[str, bytes], wall_offset: int) -> NodeCore:
+        self.core = NodeCore(
+            me,
+            CoreConfig(),
+            signer=self.membership.key,
+            verifier=Ed25519Verifier(),
+            seed=int.from_bytes(os.urandom(8), "big"),
+            wall_offset=wall_offset,
+            restored=restored,
+            authorise=self._authorise,
+        )
+        return self.core
+
+    def _make_desk(self) -> JoinDesk | None:
+        authority = members.load_authority(self.state)
+        if authority is None:
+            return None
+        return JoinDesk(
+            self.membership,
+            authority,
+            KVStore(self.state.issuer_db),
+            supervisor=self.daemon.supervisor,
+            members=lambda: (self.daemon.me, *self.neighbours()),
+            revoked=lambda node: node in self.keeper.revoked,
+            unix_time=unix_time,
+        )
+
+    def _authorise(self, record: Record) -> bool:
+        """May the signer say this, of records that do not belong to an application?"""
+        return revocation.authorise(record, self.membership.document)
+
+    def _daemon_config(self) -> DaemonConfig:
+        node, links = self.config.node, self.config.links
+        return DaemonConfig(
+            listen=(node.listen,) if node.listen else (),
+            advertise=node.advertise,
+            seeds=load_contacts(self.state),
+            incarnation=self.state.next_incarnation(unix_time()),
+            links=LinkConfig(
+                dial_timeout=links.dial_timeout_s,
+                idle_close=links.idle_close_s,
+                max_links=links.max_links,
+                queue_frames=links.queue_frames,
+                max_penalties=links.max_penalties,
+                ban=links.ban_s,
+            ),
+        )

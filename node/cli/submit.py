@@ -1,0 +1,48 @@
+"""Signing what concerns an application and handing it to the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+
+import msgspec
+
+from dht.messages import Record
+from dht.records import Kind, sign_record
+from fl import spec as specs
+from fl.spec import AppSpec
+
+from ..identity.keys import Key
+from ..service import AppInfo, DaemonService
+from . import owner
+from .apps import pick
+from .command import Session
+
+VOTERS = 5
+"""Daemons that guard the head of a new application: two of them may die (DESIGN section 7)."""
+LIFE_S = 90 * 86400
+"""Seconds for which a descriptor is spread: longer than a run takes, less than the ring lets a record live."""
+
+
+async def submit(daemon: DaemonService, key: Key, prepared: AppSpec) -> AppInfo:
+    """Sign what the daemon has prepared, and start it.  Raises what the daemon raises."""
+    owned = msgspec.structs.replace(prepared, owner=key.public_key, salt=secrets.token_bytes(16))
+    voters = await daemon.voters_for(owned.id, VOTERS)
+    spec = msgspec.structs.replace(owned, voters=tuple(voters))
+    return await daemon.submit(_record(key, Kind.APP, spec.id, specs.encode(spec)))
+
+
+def stop(session: Session, reference: str) -> AppInfo:
+    """End an application by its owner's order.  Raises UsageError, and what the daemon raises."""
+
+    async def ordered(daemon: DaemonService) -> AppInfo:
+        app = pick(await daemon.applications(), reference)
+        return await daemon.stop(_record(owner.find(session), Kind.STOP, bytes.fromhex(app.id), b""))
+
+    return asyncio.run(ordered(session.daemon()))
+
+
+def _record(key: Key, kind: Kind, subject: bytes, body: bytes) -> Record:
+    now = int(time.time())
+    return sign_record(key, kind, subject, now, now + LIFE_S, body)

@@ -1,0 +1,219 @@
+"""What a daemon does beside driving its core: it keeps books.
+
+It notes what the core tells (journal, log), keeps the last two models of each application from the artifact store's
+garbage collector, cuts off who was revoked, remembers whom to dial after a restart, and renews the certificate.
+A disk that fails costs notes, never the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from dht.messages import Record
+from dht.records import Kind
+from fl.notices import (
+    DataDescribed,
+    PeerDead,
+    Publish,
+    RecordChanged,
+    RingReady,
+    RoleChanged,
+    RoundCommitted,
+    StatusChanged,
+    SteppedDown,
+    TookOver,
+    WorkFailed,
+)
+from protocol.errors import MyceliaError, StorageError
+from protocol.ids import AppId, BlobId, short
+from protocol.messages import Contact
+
+from .contacts import save_contacts
+from .daemon import NodeDaemon
+from .desk import JoinDesk
+from .identity.membership import Membership
+from .identity.renewal import seconds_left
+from .identity.revocation import RevocationSet, revoke
+from .journal import OVER, Journal
+from .kvstore import KVStore
+from .statedir import StateDir
+from .subscriptions import Lost, Subscription
+
+log = logging.getLogger("mycelia.node")
+
+REMEMBER_S = 60.0
+"""Seconds between two looks at whom to remember."""
+RENEW_CHECK_S = 600.0
+"""Seconds after which the certificate is looked at again at the latest: the wall clock may have jumped meanwhile."""
+
+
+class Keeper:
+    """``start`` it when the daemon has started; it ends with the daemon's supervisor."""
+
+    def __init__(
+        self,
+        daemon: NodeDaemon,
+        journal: Journal,
+        notes: KVStore,
+        *,
+        state: StateDir,
+        membership: Membership,
+        desk: JoinDesk | None,
+        neighbours: Callable[[], tuple[Contact, ...]],
+        unix_time: Callable[[], int],
+    ) -> None:
+        """``desk`` is None on nodes that are no issuers."""
+        self.revoked = RevocationSet()
+        self.noted = asyncio.Condition()
+        """Notified after each notice was taken in."""
+        self._daemon = daemon
+        self._journal = journal
+        self._notes = notes
+        self._state = state
+        self._membership = membership
+        self._desk = desk
+        self._neighbours = neighbours
+        self._unix_time = unix_time
+        self._kept: dict[AppId, list[BlobId]] = {}
+        self._remembered: tuple[Contact, ...] = ()
+
+    def start(self, notices: Subscription) -> None:
+        """Begin; ``notices`` was subscribed to before the daemon started, so nothing is missed."""
+        spawn = self._daemon.supervisor.spawn
+        spawn(self._note_all(notices), "keeper")
+        spawn(self._renew(), "certificate renewal")
+        spawn(self._remember(), "contacts")
+
+    # ---- notices ----------------------------------------------------------------------------------------------------
+
+    async def _note_all(self, notices: Subscription) -> None:
+        async for notice in notices:
+            with self._daemon.supervisor.guard("notice"):
+                await self._note(notice)
+            async with self.noted:
+                self.noted.notify_all()
+
+    async def _note(self, notice: Any) -> None:
+        if isinstance(notice, RecordChanged) and notice.record.kind == Kind.REVOCATION:
+            self._revocation(notice.record)
+        batch = self._journal.notice(notice)
+        self._log(notice)
+        try:
+            if isinstance(notice, RoundCommitted):
+                await self._keep_models(notice)
+            elif isinstance(notice, RecordChanged) and notice.record.kind == Kind.APP:
+                self._keep_inputs(notice.record.subject)
+            elif isinstance(notice, StatusChanged) and notice.status in OVER:
+                self._release_inputs(notice.app)
+            if batch:
+                await self._notes.write(batch)
+        except StorageError as error:
+            log.warning("the disk refuses notes: %s", error)
+
+    async def _keep_models(self, notice: RoundCommitted) -> None:
+        """The last two versions stay: in the store, whether they rode inline or not, and pinned there."""
+        artifacts, model = self._daemon.artifacts, notice.head.model
+        if model.inline:
+            await artifacts.put(model.inline)
+        kept = self._journal.kept(notice.app)
+        for blob in kept:
+            artifacts.pin(blob, holder="journal")
+        for blob in self._kept.get(notice.app, []):
+            if blob not in kept:
+                artifacts.pin(blob, keep=False, holder="journal")
+        self._kept[notice.app] = kept
+        if notice.head.finished:
+            for blob in kept:
+                if artifacts.has(blob):
+                    await artifacts.persist(blob)
+
+    def _inputs(self, app_id: AppId) -> list[BlobId]:
+        """What was handed in beside the descriptor: members fetch it from here if this is the application's home."""
+        spec = self._journal.spec(app_id)
+        if spec is None or spec.home.id != self._membership.node:
+            return []
+        return [value.blob for value in (spec.initial, spec.bundle) if value.blob]
+
+    def _keep_inputs(self, app_id: AppId) -> None:
+        for blob in self._inputs(app_id):
+            self._daemon.artifacts.pin(blob, holder="home")
+
+    def _release_inputs(self, app_id: AppId) -> None:
+        for blob in self._inputs(app_id):
+            self._daemon.artifacts.pin(blob, keep=False, holder="home")
+
+    def _revocation(self, record: Record) -> None:
+        if not self.revoked.add(record, self._membership.document):
+            return
+        if record.subject == self._membership.node:
+            log.error("this node was revoked: the others refuse it from now on")
+            return
+        log.warning("node %s was revoked", short(record.subject))
+        self._daemon.revoke(record.subject)
+
+    def _log(self, notice: Any) -> None:
+        """What an operator wants to read of it."""
+        app_id = getattr(notice, "app", None)
+        spec = self._journal.spec(app_id) if isinstance(app_id, bytes) else None
+        about: dict[str, Any] = {"app": spec.name if spec else None, "round": None}
+        match notice:
+            case RingReady():
+                log.info("member of the ring")
+            case PeerDead():
+                log.warning("%s is gone: %s, silent for %.1f s", short(notice.peer), notice.why, notice.silence / 1e9)
+            case StatusChanged():
+                log.info("%s%s", notice.status, f": {notice.detail}" if notice.detail else "", extra=about)
+            case RoleChanged():
+                log.info("role %s, %d children", notice.role, len(notice.children), extra=about)
+            case RoundCommitted():
+                contributors = len(notice.contributors)
+                log.info("committed, %d contributors", contributors, extra={**about, "round": notice.head.round})
+            case TookOver() | SteppedDown():
+                what = "root" if isinstance(notice, TookOver) else "no longer root"
+                log.info("%s, epoch %d", what, notice.epoch, extra=about)
+            case WorkFailed():
+                log.error("the local work failed: %s", notice.error, extra=about)
+            case DataDescribed():
+                log.info("%d nodes described their data", notice.workers, extra=about)
+            case Lost():
+                log.warning("%d notices were lost: the node is overloaded", notice.count)
+
+    # ---- housekeeping -----------------------------------------------------------------------------------------------
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(
+                min(RENEW_CHECK_S, seconds_left(self._membership.credentials().leaf, self._unix_time()))
+            )
+            with self._daemon.supervisor.guard("certificate renewal"):
+                if self._membership.renew(self._unix_time()):
+                    log.info("certificate renewed")
+                    if self._desk is not None:
+                        self._desk.renewed()
+                self._repeat_revocations()
+
+    def _repeat_revocations(self) -> None:
+        """An issuer says again what is about to expire."""
+        if self._desk is not None:
+            now = self._unix_time()
+            for node in self.revoked.expiring(now):
+                self._daemon.command(Publish(revoke(self._membership.key, node, now)))
+
+    async def _remember(self) -> None:
+        while True:
+            await asyncio.sleep(REMEMBER_S)
+            await self.remember_contacts()
+
+    async def remember_contacts(self) -> None:
+        """Make durable whom to dial after a restart, if that has changed."""
+        contacts = self._neighbours()
+        if not contacts or contacts == self._remembered:
+            return
+        try:
+            await asyncio.to_thread(save_contacts, self._state, contacts)
+            self._remembered = contacts
+        except MyceliaError as error:
+            log.warning("the disk refuses contacts: %s", error)
