@@ -14,8 +14,8 @@ MAX_MEMBERS = 16384
 MAX_DEPTH = 64
 MAX_VOTERS = 9
 MAX_LEAP = 1 << 16
-"""Epochs by which a message may be ahead of what its receiver knows: they grow by ones, and a leap is a liar's attempt to
-exhaust them."""
+"""Epochs by which a message may be ahead of what its receiver knows: they grow by ones, and a leap is a liar's attempt
+to exhaust them."""
 
 Path = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_DEPTH)]
 Members = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_MEMBERS)]

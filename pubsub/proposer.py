@@ -48,9 +48,9 @@ class Proposer:
     """Candidate and root of one application on one node."""
 
     __slots__ = (
-        "_accepted", "_best", "_config", "_genesis", "_holdings", "_holders", "_known", "_me", "_on_committed", "_on_rooted",
-        "_out", "_promises", "_proposed", "_ring", "_since",  "_status", "_stream", "_tries", "app", "epoch",
-        "head", "phase",
+        "_accepted", "_best", "_config", "_genesis", "_holders", "_holdings", "_known", "_me", "_on_committed",
+        "_on_rooted", "_out", "_promises", "_proposed", "_ring", "_since", "_status", "_stream", "_tries", "app",
+        "epoch", "head", "phase",
     )  # fmt: skip
 
     def __init__(

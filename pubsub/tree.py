@@ -249,8 +249,8 @@ class Tree:
             self._out.send(child, beat)
 
     def lose_parent(self, now: int, *, tell: bool = False) -> None:
-        """The parent is gone, or silent: look for another at once.  ``tell`` it, when it may still hear: on a path that is
-        broken one way only it would keep this node among its children for as long as it hears of it."""
+        """The parent is gone, or silent: look for another at once.  ``tell`` it, when it may still hear: on a path
+        that is broken one way only it would keep this node among its children for as long as it hears of it."""
         if self.parent is None:
             return
         if tell:

@@ -97,8 +97,9 @@ class Emulation:
         ]
         inline, loaders = importlib.import_module("fl.learn.inline"), importlib.import_module("fl.data.loaders")
         self._runners = {
-            contact.id: inline.InlineRunner(app, loaders.load(binding, app.schema, f"node {index}"), node=f"node {index}")
+            contact.id: inline.InlineRunner(app, loaders.load(binding, app.schema, name), node=name)
             for index, (contact, binding) in enumerate(zip(contacts, bindings, strict=True))
+            for name in [f"node {index}"]
         }
         self._owner = KeyedHashSigner(app.seed, "owner")
         compute = LearningCompute(self._runners, self._artifacts, app.seed)
@@ -138,7 +139,7 @@ class Emulation:
             )
             self.engine.schedule.at(index * SECOND // 20, self.engine.start, host, *requests)
         everybody = len(self.hosts)
-        self._wait(lambda: sum(host.alive and _core(host).ring.ready for host in self.hosts) == everybody, JOIN_LIMIT_NS)
+        self._wait(lambda: sum(one.alive and _core(one).ring.ready for one in self.hosts) == everybody, JOIN_LIMIT_NS)
         app_id = ids.app_id(0, self.app.name, self._owner.public_key, b"")
         self.engine.command(self.hosts[0], FindVoters(1, app_id, min(VOTERS, everybody)))
         self._wait(lambda: bool(self._over), ROUND_LIMIT_NS * (self.app.rounds + 2))

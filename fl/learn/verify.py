@@ -2,8 +2,8 @@
 
     python -m fl.learn.verify REQUEST.json      prints one JSON object
 
-The request names the application's file and settings, how the digits were shared, who contributed to each round, and the
-file of the final model.  The replay (:mod:`fl.replay`) uses none of the fabric's arithmetic.
+The request names the application's file and settings, how the digits were shared, who contributed to each round, and
+the file of the final model.  The replay (:mod:`fl.replay`) uses none of the fabric's arithmetic.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def verify(request: Request) -> dict[str, Any]:
     ]
     model = Path(request.model).read_bytes()
     replayed = initial
-    for replayed in replay.replay(app, initial, log, data, options):
-        pass
+    for after_round in replay.replay(app, initial, log, data, options):
+        replayed = after_round
     central = replay.central(app, initial, list(data.values()), options, app.rounds, app.seed)
 
     def accuracy(of: bytes) -> float:
