@@ -106,10 +106,12 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _npz(path: Path) -> Dataset:
-    with _reading(path), np.load(path, allow_pickle=False) as archive:
+    with _reading(path), path.open("rb") as stream:
+        archive = np.load(stream, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ConfigError(f"{path} holds a single array, not an archive of named ones", "write it with numpy.savez")
-        arrays = {name: archive[name] for name in archive.files}
+        with archive:
+            arrays = {name: archive[name] for name in archive.files}
     return Dataset(arrays)
 
 
@@ -128,7 +130,7 @@ def _npz_header(path: Path) -> schema.Observed:
 def _csv(binding: Binding, limit: int | None) -> Dataset:
     path = Path(binding.path)
     with _reading(path), path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.reader(stream)
+        rows = csv.reader(stream, strict=True)
         header = [name.strip() for name in next(rows, [])]
         if not header:
             raise ConfigError(f"{path} is empty", "the first line names the columns")
