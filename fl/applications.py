@@ -170,6 +170,8 @@ class Applications:
     def _consider(self, app: Application, now: int) -> None:
         """Work for it, follow it, or leave it to others."""
         spec = app.spec
+        if spec.id in self._over:
+            return
         if spec.data in self._names and self._works:
             if self._trusted(spec):
                 app.worker = app.worker or Worker(spec, self)

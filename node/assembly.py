@@ -95,8 +95,8 @@ class Node:
             await self.workers.start()
             await self.daemon.start()
             self.keeper.start(notices)
-            self.daemon.command(Bind(frozenset(self.config.data), self.config.worker.enabled))
             self.apply_trust()
+            self.daemon.command(Bind(frozenset(self.config.data), self.config.worker.enabled))
             if self.desk is not None:
                 self.desk.start(self.config.node.join_listen, self.config.node.advertise)
         except BaseException:

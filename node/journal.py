@@ -28,7 +28,7 @@ from protocol.errors import UsageError
 from protocol.ids import AppId, NodeId, blob_id
 from protocol.messages import Value
 
-from .service import AppEvent, AppInfo, LaggedEvent, ModelInfo, RoleEvent, RoundEvent, StatusEvent
+from .service import OVER, AppEvent, AppInfo, LaggedEvent, ModelInfo, RoleEvent, RoundEvent, StatusEvent
 from .subscriptions import Hub, Lost, Subscription
 
 KEEP_ROUNDS = 256
@@ -40,7 +40,6 @@ MAX_BACKLOG = 256
 """Events that wait for one follower; a slower one is told how many it missed."""
 STRAGGLE_S = 2.0
 """Seconds for which the last round may lag behind the news that the application has finished."""
-OVER = ("finished", "stopped")
 _PREFIX = "round/"
 _TRAINING = "train_"
 _ID = 16
@@ -206,18 +205,19 @@ class Journal:
         app = self._apps[app_id]
         assert app.spec is not None
         last = app.rounds[-1] if app.rounds else None
+        role = app.role if not app.over else RoleChanged(app_id, "none", None, 0, ())
         return AppInfo(
             id=app_id.hex(),
             name=app.name,
             owner=app.spec.owner.hex(),
             status=app.status.status,
             detail=app.status.detail,
-            role=app.role.role,
+            role=role.role,
             round=last.round - last.closing if last else 0,
             rounds=app.spec.rounds,
             epoch=last.epoch if last else 0,
-            parent=app.role.parent.hex() if app.role.parent else "",
-            children=[child.hex() for child in app.role.children],
+            parent=role.parent.hex() if role.parent else "",
+            children=[child.hex() for child in role.children],
             voters=[voter.hex() for voter in app.voters or tuple(voter.id for voter in app.spec.voters)],
             root=app.root.hex(),
         )

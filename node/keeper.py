@@ -37,8 +37,9 @@ from .desk import JoinDesk
 from .identity.membership import Membership
 from .identity.renewal import seconds_left
 from .identity.revocation import RevocationSet, revoke
-from .journal import OVER, Journal
+from .journal import Journal
 from .kvstore import KVStore
+from .service import OVER
 from .statedir import StateDir
 from .subscriptions import Lost, Subscription
 

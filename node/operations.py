@@ -26,9 +26,9 @@ from .assembly import Node, unix_time
 from .identity.fabric import is_issuer
 from .identity.keys import Ed25519Verifier
 from .identity.revocation import revoke
-from .journal import OVER
 from .service import (
     CHUNK,
+    OVER,
     AppEvent,
     AppInfo,
     Invitation,

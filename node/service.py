@@ -28,6 +28,10 @@ Bundle = Annotated[bytes, msgspec.Meta(max_length=MAX_BUNDLE)]
 Setting = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
+OVER = ("finished", "stopped")
+"""Statuses after which an application does nothing more."""
+
+
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One node, as it sees itself."""
 

@@ -6,7 +6,7 @@ import argparse
 
 from protocol.errors import UsageError
 
-from ..service import AppInfo
+from ..service import OVER, AppInfo
 from .command import Command, Session
 from .output import short
 
@@ -41,8 +41,13 @@ def _detail(session: Session, app: AppInfo) -> None:
 
 
 def pick(apps: list[AppInfo], reference: str) -> AppInfo:
-    """The application of that name, or whose id (hex) contains ``reference``.  Raises UsageError."""
+    """The application of that name, or whose id (hex) contains ``reference``; of several, the one that is not over.
+
+    Raises UsageError.
+    """
     found = [app for app in apps if app.name == reference] or [app for app in apps if reference in app.id]
+    if len(found) > 1:
+        found = [app for app in found if app.status not in OVER] or found
     if len(found) == 1:
         return found[0]
     if found:

@@ -27,11 +27,7 @@ def _run(session: Session) -> None:
         return
     bundle = bundles.pack(args.file, bundles.siblings(args.file))
     log = CsvLog(args.csv) if args.csv else None
-    try:
-        asyncio.run(_on_fabric(session, bundle, settings, log))
-    except KeyboardInterrupt:
-        session.out.hint(f"\nIt goes on without you. End it with: {session.mycelia('stop APP')}")
-        raise
+    asyncio.run(_on_fabric(session, bundle, settings, log))
 
 
 async def _on_fabric(session: Session, bundle: bytes, settings: list[str], log: CsvLog | None) -> None:
@@ -52,7 +48,11 @@ async def _on_fabric(session: Session, bundle: bytes, settings: list[str], log: 
 
 
 async def _follow(session: Session, daemon: DaemonService, app: AppInfo, table: RoundTable) -> None:
-    await watch(daemon.follow(app.id), table)
+    try:
+        await watch(daemon.follow(app.id), table)
+    except asyncio.CancelledError:
+        session.out.hint(f"\nIt goes on without you. End it with: {session.mycelia(f'stop {short(app.id)}')}")
+        raise
     session.out.hint(f"next: {session.mycelia(f'models show {app.name}')}")
 
 

@@ -54,16 +54,17 @@ def write(session: Session) -> Path:
     node = {key: getattr(session.args, option) for option, key in _OPTIONS.items()}
     chosen = {key: value for key, value in node.items() if value is not None}
     bindings = dict(_binding(text) for text in session.args.bind)
-    if file.exists():
-        if chosen or bindings:
-            option = next(iter(chosen), "bind")
-            raise UsageError(f"{file} exists, so --{option.replace('_', '-')} would not count", f"set it in {file}")
-        return Path(file)
     lines = [_HEAD, "[node]", *(f"{key} = {toml_value(value)}" for key, value in chosen.items())]
     for name, binding in bindings.items():
         lines += ["", f"[data.{name}]", *_keys(binding)]
     text = "\n".join(lines) + "\n" + ("" if bindings else _DATA_HINT)
     parse(text, file)
+    if file.exists():
+        # The same as before is a command that is repeated after it failed.
+        if (chosen or bindings) and file.read_text(errors="replace") != text:
+            option = next((name for name, key in _OPTIONS.items() if key in chosen), "bind")
+            raise UsageError(f"{file} exists, so --{option.replace('_', '-')} would not count", f"set it in {file}")
+        return Path(file)
     write_file(file, text.encode())
     return Path(file)
 

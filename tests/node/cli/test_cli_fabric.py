@@ -104,6 +104,13 @@ def test_a_configuration_that_exists_is_the_operators(cli: Cli) -> None:
     assert load(cli.state, None, {}).node.name == "mine"
 
 
+def test_a_command_that_is_repeated_writes_the_same_file(cli: Cli) -> None:
+    options = ("--listen", "127.0.0.1:0", "--bind", "d=digits")
+    assert cli("join", "mycelia1.AAAA", *options).code == 2
+    assert cli("init", "x" * 41, *options).code == 2
+    assert cli("init", "clinic", *options).code == 0
+
+
 def test_the_starter_file_explains_itself(cli: Cli) -> None:
     cli("init", "clinic")
     text = (cli.state / "config.toml").read_text()
