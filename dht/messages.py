@@ -35,7 +35,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 Entry = tuple[Annotated[bytes, msgspec.Meta(max_length=8)], Natural]
-"""First 8 bytes of the digest of a record's key, and its version."""
+"""Six bytes of the digest of a record's key, two of the record's own, and its version."""
 
 
 @register(16, 64)

@@ -109,7 +109,11 @@ class View:
 
     def learn(self, contact: Contact) -> None:
         """Hearsay: remember the address, nothing else."""
-        if contact.id != self.me.id and contact.id not in self.leaves:
+        ghost = self.ghosts.get(contact.id)
+        if ghost is not None:
+            if supersedes(contact, ghost.contact):
+                ghost.contact = contact
+        elif contact.id != self.me.id and contact.id not in self.leaves:
             self.book.put(contact)
 
     def consider(self, contact: Contact) -> None:
@@ -150,14 +154,16 @@ class View:
         """``peer`` is dead: out of all tables, and those above are told."""
         final = why in ("left", "revoked")
         ghost = self.ghosts.get(peer)
-        if ghost is not None and not self.liveness.monitors(peer):
+        if ghost is not None:
             ghost.final |= final
-            return
+            if not self.liveness.monitors(peer):
+                return
         contact = self.contact(peer)
         silence = self.liveness.forget(peer, now)
         self.table.remove(peer)
         self.book.forget(peer)
-        self.ghosts.add(contact or Contact(peer), now, final=final)
+        if ghost is None:
+            self.ghosts.add(contact or Contact(peer), now, final=final)
         near = peer in self._neighbours
         if self.leaves.remove(peer):
             self.lost_leaf = True
