@@ -77,8 +77,26 @@ _STRIKES = {
 }
 
 
-MENDS = frozenset({"return", "replace", "thaw", "heal", "quiet", "full-speed"})
-"""Kinds that undo others."""
+MENDS = frozenset({"return", "replace", "thaw", "heal", "noise", "quiet", "full-speed"})
+"""Entries that undo others, or that are counted by message."""
+
+
+def kinds(faults: Faults) -> list[str]:
+    """Names of the kinds of fault that ``faults`` asks for."""
+    crashes = faults.crash_share > 0 or faults.crash_root
+    wanted = {
+        "crash": crashes and (faults.replace_share < 1 or faults.crash_root),
+        "replace": faults.crash_share > 0 and faults.replace_share > 0,
+        "freeze": faults.freezes > 0,
+        "cut": faults.cuts > 0,
+        "one-way-cut": faults.one_way_cuts > 0,
+        "loss": faults.loss > 0,
+        "duplicate": faults.duplicate > 0,
+        "reorder": faults.reorder > 0,
+        "slow-disk": faults.slow_disks > 0,
+        "slow-compute": faults.slow_compute > 0,
+    }
+    return [kind for kind, asked in wanted.items() if asked]
 
 
 class FaultPlan:
@@ -99,12 +117,6 @@ class FaultPlan:
         if faults.loss or faults.duplicate or faults.reorder:
             noise = Noise(faults.loss, faults.duplicate, faults.reorder)
             self.entries += [(0, Fault("noise", noise=noise)), (self.window, Fault("quiet"))]
-
-    @property
-    def kinds(self) -> list[str]:
-        """Names of the kinds of fault in this plan."""
-        names = {fault.kind for _, fault in self.entries} | {kind for _, _, kind, _ in self.pairs}
-        return sorted(names - MENDS)
 
     def _span(self, mean_s: float) -> tuple[int, int]:
         """From when to when something lasts: between a fifth and nine fifths of the mean, all of it in the window."""

@@ -12,6 +12,7 @@ must not depend on its being hidden (a dialled path may change under a message, 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
@@ -87,12 +88,14 @@ class Cut:
 class Network:
     """Answers how long and whether; who is told about it is the business of ``links``."""
 
-    __slots__ = ("_noise_draw", "_positions", "_seed", "config", "cuts", "draw", "noise")
+    __slots__ = ("_noise_draw", "_positions", "_seed", "config", "cuts", "disturbed", "draw", "noise")
 
     def __init__(self, config: NetworkConfig, seed: int) -> None:
         self.config = config
         self.cuts: list[Cut] = []
         self.noise: Noise | None = None
+        self.disturbed: Counter[str] = Counter()
+        """Messages that noise has lost, doubled or reordered."""
         self._seed = seed
         self.draw = dice(seed, "jitter").random
         """Uniform in [0, 1): the jitter of one message."""
@@ -126,14 +129,18 @@ class Network:
 
     def disturb(self) -> tuple[int, ...]:
         """Extra delays, in ns, of the copies of one message that arrive: none when it is lost."""
-        noise = self.noise
+        noise, draw, late = self.noise, self._noise_draw, 0
         if noise is None:
             return (0,)
-        if self._noise_draw() < noise.loss:
+        if draw() < noise.loss:
+            self.disturbed["loss"] += 1
             return ()
-        late = int(noise.reorder_ns * self._noise_draw()) if self._noise_draw() < noise.reorder else 0
-        if self._noise_draw() < noise.duplicate:
-            return (late, int(noise.reorder_ns * self._noise_draw()))
+        if draw() < noise.reorder:
+            self.disturbed["reorder"] += 1
+            late = int(noise.reorder_ns * draw())
+        if draw() < noise.duplicate:
+            self.disturbed["duplicate"] += 1
+            return (late, int(noise.reorder_ns * draw()))
         return (late,)
 
     def heals_late(self) -> bool:

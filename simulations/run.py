@@ -139,7 +139,7 @@ class Run:
             wall_s=time.perf_counter() - self._started,
             nodes=len(engine.hosts),
             running=len(world.running()),
-            faults=dict(sorted(world.faults.items())),
+            faults=dict(sorted((world.faults + engine.network.disturbed).items())),
             penalties={code.name.lower(): count for code, count in sorted(engine.penalties.items())},
             apps=tuple(self._app(index) for index in range(len(world.submissions))),
             violations=tuple(self.report.violations),

@@ -218,7 +218,7 @@ def load(path: Path) -> Scenario:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "give the path of a scenario file") from None
     try:
         return msgspec.toml.decode(text, type=Scenario)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}", "docs/reference-scenarios.md lists all keys") from None
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None

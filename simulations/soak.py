@@ -19,8 +19,7 @@ CONFIDENCE_FACTOR = 3.0
 """After N seeds without a failure, the share of failing seeds is below 3/N with 95 % confidence (rule of three)."""
 
 _KINDS = (
-    "crash", "return", "replace", "crash_root", "freeze", "freeze_root", "cut", "one_way_cut", "loss", "duplicate",
-    "reorder", "slow_disk", "slow_compute",
+    "crash", "replace", "freeze", "cut", "one-way-cut", "loss", "duplicate", "reorder", "slow-disk", "slow-compute",
 )  # fmt: skip
 
 
@@ -74,26 +73,25 @@ def _draw_faults(stream: Stream, nodes: int) -> Faults:
         value = stream.uniform(low, high)
         return value if kind in kinds else 0.0
 
-    crash = max(maybe("crash", 0.05, 0.3), maybe("return", 0.05, 0.3), maybe("replace", 0.05, 0.2))
     return Faults(
         start_s=stream.uniform(0.0, 10.0),
         duration_s=stream.uniform(30.0, 90.0),
-        crash_share=crash,
+        crash_share=max(maybe("crash", 0.05, 0.3), maybe("replace", 0.05, 0.2)),
         power_share=stream.choice((0.0, 0.5, 1.0)),
-        return_share=maybe("return", 0.5, 1.0),
+        return_share=stream.choice((0.0, 0.5, 1.0)),
         return_s=stream.choice((3.0, 20.0)),
-        replace_share=maybe("replace", 0.3, 1.0),
-        crash_root="crash_root" in kinds,
-        freezes=max(int(maybe("freeze", 1, nodes / 8)), int("freeze_root" in kinds)),
+        replace_share=maybe("replace", 0.3, 0.9),
+        crash_root="crash" in kinds and stream.uniform() < 0.5,
+        freezes=int(maybe("freeze", 1, nodes / 8)),
         freeze_s=stream.choice((2.0, 10.0, 25.0)),
-        freeze_root="freeze_root" in kinds,
+        freeze_root="freeze" in kinds and stream.uniform() < 0.5,
         cuts=int(maybe("cut", 1, 5)),
-        one_way_cuts=int(maybe("one_way_cut", 1, 4)),
+        one_way_cuts=int(maybe("one-way-cut", 1, 4)),
         cut_s=stream.choice((3.0, 10.0, 40.0)),
         cut_share=stream.uniform(0.05, 0.5),
         loss=maybe("loss", 0.001, 0.03),
         duplicate=maybe("duplicate", 0.001, 0.05),
         reorder=maybe("reorder", 0.001, 0.1),
-        slow_disks=int(maybe("slow_disk", 1, nodes / 4)),
-        slow_compute=int(maybe("slow_compute", 1, nodes / 4)),
+        slow_disks=int(maybe("slow-disk", 1, nodes / 4)),
+        slow_compute=int(maybe("slow-compute", 1, nodes / 4)),
     )

@@ -1,0 +1,67 @@
+"""Fault plans: drawn from the seed, inside their window, mended at its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulations.clock import SECOND
+from simulations.faults import FaultPlan, kinds
+from simulations.scenario import Faults
+from simulations.soak import MIN_EVENTS, MIN_KINDS, MIN_NODES, draw
+
+EVERYTHING = Faults(
+    duration_s=30.0,
+    crash_share=0.4,
+    replace_share=0.3,
+    freezes=5,
+    freeze_root=True,
+    crash_root=True,
+    cuts=3,
+    one_way_cuts=3,
+    loss=0.1,
+    slow_disks=2,
+    slow_compute=2,
+)
+
+
+@given(st.integers(0, 1 << 62))
+def test_a_plan_is_a_function_of_the_seed_and_stays_in_its_window(seed: int) -> None:
+    plan, again = FaultPlan(EVERYTHING, 50, seed), FaultPlan(EVERYTHING, 50, seed)
+    assert [(at, fault.kind, fault.host) for at, fault in plan.entries] == [
+        (at, fault.kind, fault.host) for at, fault in again.entries
+    ]
+    assert plan.pairs == again.pairs
+    assert all(0 <= at <= 30 * SECOND for at, _ in plan.entries)
+    assert all(0 <= strike <= mend <= 30 * SECOND for strike, mend, _, _ in plan.pairs)
+
+
+@given(st.integers(0, 1 << 62))
+def test_what_is_to_mend_mends(seed: int) -> None:
+    plan = FaultPlan(EVERYTHING, 50, seed)
+    counts = Counter(fault.kind for _, fault in plan.entries)
+    assert counts["cut"] + counts["one-way-cut"] == counts["heal"] == 6
+    assert counts["freeze"] == counts["thaw"] == 4
+    assert counts["wipe"] == counts["replace"]
+    assert counts["crash"] + counts["power"] >= counts["return"]
+    assert counts["noise"] == counts["quiet"] == 1
+    assert sorted(kind for _, _, kind, _ in plan.pairs) == ["crash", "freeze"]
+
+
+@given(st.integers(0, 1 << 62))
+def test_one_way_cuts_block_one_way(seed: int) -> None:
+    for _, fault in FaultPlan(EVERYTHING, 50, seed).entries:
+        if fault.kind == "one-way-cut":
+            assert fault.cut is not None
+            assert fault.cut.outward != fault.cut.inward
+
+
+@given(st.integers(0, 1 << 32))
+def test_every_soak_seed_draws_what_was_promised(seed: int) -> None:
+    scenario = draw(seed)
+    assert scenario.nodes.count >= MIN_NODES
+    assert scenario.applications.count == 3
+    assert scenario.limits.min_events == MIN_EVENTS
+    assert len(kinds(scenario.faults)) >= MIN_KINDS

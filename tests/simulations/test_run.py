@@ -1,0 +1,113 @@
+"""Whole runs: real cores, checked, repeatable; the seeds that once failed; the planted bugs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pubsub.waves import Waves
+from simulations import mutants
+from simulations.mutants import storm
+from simulations.run import Result, run
+from simulations.scenario import Scenario, load
+from simulations.soak import draw
+
+ROOT = Path(__file__).parents[2]
+SCENARIOS = ROOT / "simulations" / "scenarios"
+SEEDS = tomllib.loads((Path(__file__).parent / "seeds.toml").read_text())["failed"]
+
+
+def said(result: Result) -> str:
+    return "\n".join(map(str, result.violations))
+
+
+def test_a_healthy_fabric_finishes_everything_over_the_wire() -> None:
+    result = run(load(SCENARIOS / "smoke-32.toml"), check_wire=True)
+    assert result.ok, said(result)
+    assert [app.status for app in result.apps] == ["finished"] * 3
+    assert [app.rounds for app in result.apps] == [6] * 3
+    assert result.running == 32
+    assert not result.penalties
+
+
+def test_a_sleeping_root_is_replaced_and_then_refused() -> None:
+    result = run(load(SCENARIOS / "freeze-root.toml"))
+    assert result.ok, said(result)
+    assert max(app.epoch for app in result.apps) > 1
+
+
+@pytest.mark.slow()
+@pytest.mark.parametrize("name", ["partition-64", "bulk-64"])
+def test_scenarios_hold(name: str) -> None:
+    result = run(load(SCENARIOS / f"{name}.toml"))
+    assert result.ok, said(result)
+
+
+@pytest.mark.parametrize("entry", SEEDS, ids=lambda entry: f"{entry['draw']}-{entry['seed']}")
+def test_seeds_that_once_failed(entry: dict[str, object]) -> None:
+    seed = entry["seed"]
+    assert isinstance(seed, int)
+    result = run({"soak": draw, "storm": storm}[str(entry["draw"])](seed))
+    assert result.ok, said(result)
+
+
+def stormy_digest(seed: int) -> str:
+    return run(storm(seed)).digest
+
+
+def test_one_seed_one_digest_whatever_the_hash_seed() -> None:
+    program = "from tests.simulations.test_run import stormy_digest; print(stormy_digest(3))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert found == {stormy_digest(3) + "\n"}
+    assert stormy_digest(4) + "\n" not in found
+
+
+def test_an_application_whose_voters_are_gone_is_stalled_and_not_forked() -> None:
+    scenario = msgspec.structs.replace(
+        load(SCENARIOS / "smoke-32.toml"), faults=msgspec.structs.replace(Scenario().faults, **DOOM)
+    )
+    result = run(scenario)
+    assert result.ok, said(result)
+    assert "stalled" in {app.status for app in result.apps}
+
+
+DOOM = {"start_s": 1.0, "duration_s": 1.0, "crash_share": 0.8, "return_share": 0.0}
+
+
+def test_the_storm_is_survived_without_a_planted_bug() -> None:
+    result = run(storm(0))
+    assert result.ok, said(result)
+
+
+@pytest.mark.parametrize("name", ["lost-promise", "no-majority", "double-merge", "resend-after-send", "no-fan-out-cap"])
+def test_planted_bugs_are_caught(name: str) -> None:
+    outcome = mutants.hunt(mutants.ALL[name], seeds=20)
+    assert outcome.caught, str(outcome)
+
+
+def test_a_planted_bug_is_gone_afterwards() -> None:
+    before = dict(vars(Waves))
+    with mutants.ALL["double-merge"].plant():
+        assert vars(Waves) != before
+    assert vars(Waves) == before
+
+
+def test_every_mutant_tells_its_story() -> None:
+    assert len(mutants.ALL) >= 12
+    assert all(mutant.story.endswith(".") for mutant in mutants.ALL.values())
