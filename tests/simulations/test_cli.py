@@ -26,7 +26,7 @@ settle_s = 2.0
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def scenario(tmp_path: Path) -> str:
     path = tmp_path / "small.toml"
     path.write_text(SMALL)

@@ -42,7 +42,7 @@ def test_a_sleeping_root_is_replaced_and_then_refused() -> None:
     assert max(app.epoch for app in result.apps) > 1
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["partition-64", "bulk-64"])
 def test_scenarios_hold(name: str) -> None:
     result = run(load(SCENARIOS / f"{name}.toml"))
