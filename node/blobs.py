@@ -115,6 +115,11 @@ class Blob:
         self.received = offset + len(chunk)
         self.wake()
 
+    def share(self, offset: int, chunk: bytes) -> None:
+        """``chunk`` was read: other readers need not."""
+        if self.recent(offset) is None:
+            self._recent.append((offset, chunk))
+
     def recent(self, offset: int) -> bytes | None:
         for start, chunk in self._recent:
             if start == offset:
@@ -323,7 +328,11 @@ class Reader:
         length = min(blob.readable(offset), blob.chunk - offset % blob.chunk)
         if not length:
             return None
-        return await asyncio.get_running_loop().run_in_executor(blob.io, self._pread, length, offset)
+        chunk = await asyncio.get_running_loop().run_in_executor(blob.io, self._pread, length, offset)
+        if blob.complete:
+            # The other children are likely to be at the same place.
+            blob.share(offset, chunk)
+        return chunk
 
     def _pread(self, length: int, offset: int) -> bytes:
         with writing(self._blob.path):

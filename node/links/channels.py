@@ -1,20 +1,17 @@
 """gRPC as the links use it: options, addresses, connecting, and who is at the other end.
 
 Every option below was measured. Without ``bdp_probe=0`` a stalled stream swallows 30 to 60 MiB instead of its 2 MiB
-window; with a proxy in the environment gRPC sends even loopback through it. There are no gRPC keep-alives: the ring
-above watches its peers and any byte is a sign of life.
+window; without a local subchannel pool the bulk channel would share the control channel's socket; with a proxy in the
+environment gRPC sends even loopback through it. There are no gRPC keep-alives: the ring above watches its peers and any
+byte is a sign of life.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-# The C core prints every refused handshake to stderr; what matters is raised to us and counted.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 import grpc.aio
@@ -116,7 +113,7 @@ def bind(server: Any, address: str, current: Current) -> str:
     except RuntimeError:
         raise ConfigError(
             f"cannot listen on {address}",
-            "another process has the port, or the address is not this machine's; choose another with --listen",
+            "another process has the port, or the address is not this machine's; set another in [node] listen",
         ) from None
     return f"{shown}:{bound}"
 

@@ -136,6 +136,9 @@ class Link:
     async def _write_next(self, stream: Stream) -> None:
         message, frame = self._queue.popleft()
         self._queued -= len(frame)
+        if isinstance(message, Goodbye):
+            # Before it is written: the other side's end may be seen before our write returns.
+            stream.parting = message.why
         try:
             await stream.write(frame)
         except TransportError as error:
@@ -226,7 +229,7 @@ class Link:
             return
         self.streams.remove(stream)
         if not self.streams and self._dialling is None:
-            self._down(why)
+            self._down(stream.parting or why)
 
     def close(self, why: str) -> None:
         """Say goodbye after what already waits; cut it short when that takes too long."""

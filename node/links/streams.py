@@ -27,6 +27,8 @@ class Stream(Protocol):
 
     dialled: bool
     closed: bool
+    parting: str
+    """Why we said goodbye on it; empty when we did not."""
 
     async def read(self) -> bytes | None:
         """The next frame; None when nothing more will come, whatever the reason."""
@@ -52,11 +54,12 @@ class Stream(Protocol):
 class DialledStream:
     """Our end of a link that we dialled.  Owns its channel."""
 
-    __slots__ = ("_call", "_channel", "closed", "dialled")
+    __slots__ = ("_call", "_channel", "closed", "dialled", "parting")
 
     def __init__(self, channel: Any, call: Any) -> None:
         self.dialled = True
         self.closed = False
+        self.parting = ""
         self._channel = channel
         self._call = call
 
@@ -122,11 +125,12 @@ class AcceptedStream:
     handler, finding :attr:`aborted`, returns.
     """
 
-    __slots__ = ("_context", "_reader", "_writer", "_writing", "aborted", "closed", "dialled")
+    __slots__ = ("_context", "_reader", "_writer", "_writing", "aborted", "closed", "dialled", "parting")
 
     def __init__(self, context: Any) -> None:
         self.dialled = False
         self.closed = False
+        self.parting = ""
         self.aborted = False
         self._context = context
         self._reader: asyncio.Task[Any] | None = None

@@ -52,12 +52,14 @@ class TransferConfig:
 class _Transfer:
     """One artifact on its way here.  ``waiters`` are local callers beside the core."""
 
-    __slots__ = ("blob", "for_core", "peer", "size", "task", "waiters")
+    __slots__ = ("begun", "blob", "for_core", "peer", "size", "task", "waiters")
 
     def __init__(self, peer: NodeId, blob: BlobId, size: int) -> None:
         self.peer = peer
         self.blob = blob
         self.size = size
+        self.begun = asyncio.Event()
+        """Readers may follow: there is a partial artifact, or there will be none."""
         self.for_core = False
         self.waiters: list[asyncio.Future[None]] = []
         self.task: asyncio.Task[Any] | None = None
@@ -171,6 +173,7 @@ class Transfers:
         except (TransportError, StorageError, UsageError, DigestError, LimitError) as error:
             failure = str(error)
         finally:
+            transfer.begun.set()
             # Not when it was cancelled or replaced.
             if self._running.get(transfer.blob) is transfer:
                 del self._running[transfer.blob]
@@ -201,6 +204,7 @@ class Transfers:
             return
         writer = await self._artifacts.receive(blob, size)
         begun = writer.progress
+        transfer.begun.set()
         try:
             if begun < size:
                 await self._bring(peer, Want(blob, size, begun), writer)
@@ -261,6 +265,7 @@ class Transfers:
         peer = await self._admit(context)
         try:
             want = bulk.decode(request)
+            await self._begun(want.blob)
             async with self._turn():
                 with self._reading(want) as reader:
                     await self._send(peer, reader, context.write)
@@ -277,6 +282,7 @@ class Transfers:
     async def _push(self, peer: NodeId, want: Want) -> None:
         started = False
         try:
+            await self._begun(want.blob)
             async with self._turn():
                 with self._reading(want) as reader:
                     async with self._connections.use(peer) as channel, bulk.push(channel, want) as write:
@@ -290,6 +296,15 @@ class Transfers:
     async def _send(self, peer: NodeId, reader: Reader, write: Callable[[bytes], Awaitable[Any]]) -> None:
         await bulk.send(reader, write, lambda: not self._links.refusal(peer))
         self.counters["served"] += 1
+
+    async def _begun(self, blob: BlobId) -> None:
+        """A child may ask before our own transfer of the same artifact got its turn.  Raises TransportError."""
+        if (transfer := self._running.get(blob)) is not None:
+            try:
+                async with asyncio.timeout(bulk.STALL):
+                    await transfer.begun.wait()
+            except TimeoutError:
+                raise TransportError("not begun here either") from None
 
     @contextmanager
     def _reading(self, want: Want) -> Iterator[Reader]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 
-from dht.messages import Ping
+from dht.messages import Ping, Record, RecordPush
 from node.identity.certificates import node_name
 from node.links import channels
 from node.links.frames import Goodbye
@@ -21,8 +27,9 @@ from protocol.errors import Code, ConfigError, TransportError
 from protocol.events import SendFailed
 from protocol.messages import Contact
 
-from .fabric import Fabric, until
+from .fabric import Fabric, Member, until
 from .hosts import Host, hosts
+from .link_process import Setup
 
 pytestmark = pytest.mark.net
 
@@ -215,6 +222,56 @@ def test_an_end_without_goodbye_is_a_death() -> None:
             await call.write(wire.encode(Goodbye("revoked")))
             await until(lambda: b.changes(a.id) == ["up", "closed", "up", "closed"])
             await channel.close()
+
+    asyncio.run(scenario())
+
+
+@asynccontextmanager
+async def process(member: Member, host: Host) -> AsyncIterator[asyncio.subprocess.Process]:
+    """``member`` in a process of its own that has dialled ``host``, and is in the host's book."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.node.link_process", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(msgspec.msgpack.encode(Setup(member.id, member.credentials, host.book[host.id])))
+        child.stdin.write_eof()
+        address = (await child.stdout.readline()).decode().strip()
+        host.book[member.id] = Contact(member.id, (address,))
+        await until(lambda: host.received(member.id))
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+
+
+@pytest.mark.parametrize("own_dial", [False, True])
+def test_a_killed_process_is_noticed_by_its_socket_a_stopped_one_blocks_nobody(own_dial: bool) -> None:
+    async def scenario() -> None:
+        fabric = Fabric(2)
+        members = fabric.members if own_dial else fabric.members[::-1]
+        near = Fabric(0)
+        near.members = members[:1]
+        async with (
+            hosts(1, LinkConfig(queue_bytes=1 << 16), fabric=near) as (host,),
+            process(members[1], host) as child,
+        ):
+            peer = members[1].id
+            if own_dial:
+                host.links.disconnect(peer, "idle")
+                await until(lambda: host.changes(peer) == ["up", "idle"])
+                host.links.send(peer, Ping(2))
+                await until(lambda: host.changes(peer) == ["up", "idle", "up"])
+            child.send_signal(signal.SIGSTOP)
+            record = RecordPush((Record(1, b"s" * 16, 1, 1, b"", bytes(30_000)),))
+            for _ in range(300):
+                host.links.send(peer, record)
+                await asyncio.sleep(0)
+            await until(lambda: any(isinstance(event, SendFailed) for event in host.events))
+            child.kill()
+            await until(lambda: host.changes(peer)[-1] == "closed", patience=2.0)
 
     asyncio.run(scenario())
 
