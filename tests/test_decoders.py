@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect as types
 
@@ -107,14 +107,12 @@ junk = st.recursive(
 
 
 @each
-@settings(max_examples=60)
 @given(st.binary(max_size=120))
 def test_random_bytes(decode: Callable[[bytes], object], body: bytes) -> None:
     survives(decode, body)
 
 
 @each
-@settings(max_examples=60)
 @given(st.lists(junk, max_size=24))
 def test_well_packed_nonsense(decode: Callable[[bytes], object], items: list[Any]) -> None:
     survives(decode, msgpack.packb(items))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dht.messages import Goodbye, RowShare
@@ -200,7 +200,6 @@ def test_the_node_under_attack_is_root_of_a_running_application() -> None:
 REBORN = msgspec.structs.replace(PEERS[0], incarnation=2)
 
 
-@settings(max_examples=60)
 @given(st.lists(step, max_size=40))
 @example([("message", PEERS[0], Goodbye()), ("message", PEERS[0], RowShare((REBORN,)))])
 def test_no_sequence_of_messages_breaks_a_node(steps: list[tuple[Any, ...]]) -> None:

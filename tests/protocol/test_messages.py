@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect as types
 
@@ -133,7 +133,6 @@ def test_whatever_is_counted_up_has_a_bound(cls: type[Message]) -> None:
             assert (field.type.ge, field.type.le) == (0, 1 << 62), field.name
 
 
-@settings(max_examples=15)
 @given(st.data())
 @every_type
 def test_any_instance_survives_the_round_trip(cls: type[Message], data: st.DataObject) -> None:

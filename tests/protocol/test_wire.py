@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 from hypothesis import example as case
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect as types
 
@@ -50,7 +50,6 @@ def test_a_direct_frame_has_four_parts_and_a_routed_one_five() -> None:
     assert msgpack.unpackb(frame) == [1, 16, 9, body, [b"k" * 16, [bytes(16), ["host:1"], 2], 3]]
 
 
-@settings(max_examples=50)
 @given(routed, st.integers(0, (1 << 64) - 1))
 def test_a_routed_message_survives_the_round_trip(message: Routed, trace: int) -> None:
     assert wire.decode(wire.encode(message, trace)) == (message, trace)
@@ -143,7 +142,6 @@ def test_a_length_that_the_frame_cannot_hold_allocates_nothing(cls: type[Message
 # ---- fuzzing ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_random_bytes_raise_peer_errors_only(frame: bytes) -> None:
     refuses(frame)
@@ -156,14 +154,12 @@ nested = st.recursive(
 )
 
 
-@settings(max_examples=300)
 @given(st.sampled_from([cls.KIND for cls in registered()]), nested, nested)
 @case(16, [5], [bytes(16), [bytes(16), [], 0], 1 << 64 - 1])
 def test_well_packed_nonsense_raises_peer_errors_only(kind: int, body: Any, header: Any) -> None:
     refuses(envelope(1, kind, 0, body, header))
 
 
-@settings(max_examples=300)
 @given(st.sampled_from(FRAMES), st.data())
 def test_a_mutated_frame_raises_peer_errors_only(frame: bytes, data: st.DataObject) -> None:
     mutated = bytearray(frame)
