@@ -126,7 +126,8 @@ class View:
         peer = contact.id
         self.note_life(contact, now)
         self.ghosts.pop(peer)
-        if self.foreign(contact):
+        if self.foreign(contact) or not self.me.dialable:
+            # Another zone's, or ours but we only dial out: neither belongs into the tables of this one.
             self.book.put(contact, direct=True)
             return
         self.book.forget(peer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dht.config import SECOND
-from dht.messages import LeafProbe
+from dht.messages import LeafProbe, Pong
 from protocol.events import Received
 from protocol.ids import NodeId
 from tests.dht.harness import Host, Net, Parcel, record
@@ -107,3 +107,17 @@ def test_a_member_that_is_joining_is_no_gateway() -> None:
     net.sent.clear()
     net.inject(joining, Received(leaf.id, LeafProbe(leaf, ())))
     assert "LeafReply" not in net.sent
+
+
+def test_a_gateway_that_was_only_asleep_comes_back_into_the_address_book_alone() -> None:
+    net, _hosts, leaf = attached()
+    gateway = leaf.ring.view.uplink
+    assert gateway is not None
+    sleeper = net.hosts[gateway.id]
+    sleeper.frozen = True
+    net.run(30 * SECOND)
+    net.thaw(sleeper)
+    net.inject(leaf, Received(gateway.id, Pong(1)))
+    assert len(leaf.ring.view.leaves) == 0
+    assert leaf.ring.contact(gateway.id) is not None
+    net.check()
