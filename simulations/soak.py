@@ -61,7 +61,7 @@ def draw(seed: int) -> Scenario:
             model_bytes=200_000 + stream.below(2_000_000) if large else 64,
         ),
         faults=_draw_faults(stream, nodes),
-        limits=Limits(liveness_s=300.0, settle_s=45.0, min_events=MIN_EVENTS),
+        limits=Limits(liveness_s=1500.0, settle_s=45.0, min_events=MIN_EVENTS),
     )
 
 

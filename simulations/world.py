@@ -141,8 +141,8 @@ class World:
         self.engine.start(
             host,
             Start(tuple(seed.contact for seed in seeds)),
-            Bind(self._names.get(member, frozenset())),
             Trust(frozenset([self._owner.public_key])),
+            Bind(self._names.get(member, frozenset())),
         )
 
     # ---- applications ----
