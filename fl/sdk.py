@@ -80,6 +80,7 @@ class Context:
     deadline: float = float("inf")
     """When the task is given up, on the clock of ``time.monotonic``; see :meth:`time_left`."""
     emit: Callable[[str], None] = print
+    _rng: Any = None
 
     def get(self, key: str, default: S) -> S:
         """Option ``key`` as the type of ``default``.  Raises UsageError when it has another."""
@@ -102,8 +103,10 @@ class Context:
 
     @property
     def rng(self) -> np.random.Generator:
-        """A fresh numpy generator, seeded for this task."""
-        return importlib.import_module("numpy").random.default_rng(self.seed)  # type: ignore[no-any-return]
+        """This task's numpy generator."""
+        if self._rng is None:
+            self._rng = importlib.import_module("numpy").random.default_rng(self.seed)
+        return self._rng  # type: ignore[no-any-return]
 
 
 Train = Callable[[Any, "Dataset", Context], "Update | Metrics | None"]
@@ -189,7 +192,8 @@ class App:
         """Run on a simulated fabric in this process: no daemon, no network, breakpoints work.
 
         ``data`` has one binding per node; without it the package's data set of the name ``self.data`` is cut into
-        ``nodes`` shares, Dirichlet(``alpha``), or IID for None.  Returns what ``simulations.emulate.run`` returns.
+        ``nodes`` shares, Dirichlet(``alpha``), or IID for None.  A node whose data does not fit the schema is refused
+        by name, as a real one would be.  Returns what ``simulations.emulate.run`` returns.
         """
         if not data:
             if self.data != "digits":
@@ -198,8 +202,16 @@ class App:
                     "pass data=[fl.Binding(…), …], one per node",
                 )
             data = shares("digits", nodes, alpha=alpha, seed=self.seed)
+        from .data.schema import mismatch  # noqa: PLC0415 - numpy, which reading a declaration does not need
+
+        reasons = [mismatch(binding, self.schema, str(index)) for index, binding in enumerate(data)]
+        for reason in filter(None, reasons):
+            print(f"refused: {reason}")  # noqa: T201 - the output of the user's program
+        usable = [binding for binding, reason in zip(data, reasons, strict=True) if not reason]
+        if not usable:
+            raise UsageError(f"no node has data that fits {self.name}", "correct the bindings or the schema")
         # By name: the emulation stands above this package and drives it.
-        return importlib.import_module("simulations.emulate").run(self, list(data))
+        return importlib.import_module("simulations.emulate").run(self, usable)
 
 
 def outline(app: App) -> AppSpec:

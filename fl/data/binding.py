@@ -19,7 +19,8 @@ class Binding:
     path: str = ""
     """File of ``npz`` and ``csv``."""
     columns: tuple[str, ...] = ()
-    """For ``csv``: feature columns, in order; they become field ``x``.  Default: all but the target."""
+    """For ``csv``: feature columns, in order; they become field ``x``.  Default: all but the target.  Any other field
+    of an application's schema is the column of its name."""
     target: str = ""
     """For ``csv``: the column that becomes field ``y``."""
     partition: Literal["all", "iid", "dirichlet"] = "all"

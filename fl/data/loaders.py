@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +34,7 @@ def load(binding: Binding, fields: Mapping[str, Field] | None = None, node: str 
 
     Raises ConfigError, which names the field and ``node``.
     """
-    whole = _read(binding)
+    whole = _read(binding, fields or {})
     if fields:
         schema.check(schema.observed(whole), fields, binding, node)
         whole = schema.cast(whole, fields, binding, node)
@@ -51,20 +50,20 @@ def outside(binding: Binding, fields: Mapping[str, Field] | None = None) -> Data
     """
     if binding.partition == "all":
         raise ConfigError("this data is one node's own; there is no part of it that no node has", "bind a partition")
-    whole = _read(binding)
+    whole = _read(binding, fields or {})
     held = partition.hold_out(len(whole), binding.holdout, binding.seed)[1]
     return schema.cast(whole, fields or {}, binding, "").take(held)
 
 
 def sizes(binding: Binding) -> list[int]:
     """Samples in each share of a partitioned data set, in order.  Raises ConfigError."""
-    return [share.size for share in _shares(binding, _read(binding))]
+    return [share.size for share in _shares(binding, _read(binding, {}))]
 
 
-def peek(binding: Binding) -> schema.Observed:
+def peek(binding: Binding, fields: Mapping[str, Field]) -> schema.Observed:
     """Types and shapes as far as they show without reading the data whole.  Raises ConfigError."""
     if binding.kind == "csv":
-        return schema.observed(_csv(binding, PEEK_ROWS))
+        return schema.observed(_csv(binding, fields, PEEK_ROWS))
     if binding.kind == "npz":
         return _npz_header(Path(binding.path))
     return schema.observed(_digits())
@@ -83,9 +82,9 @@ def _shares(binding: Binding, whole: Dataset) -> list[partition.Indices]:
     return [kept[share] for share in shares]
 
 
-def _read(binding: Binding) -> Dataset:
+def _read(binding: Binding, fields: Mapping[str, Field]) -> Dataset:
     if binding.kind == "csv":
-        return _csv(binding, None)
+        return _csv(binding, fields, None)
     return _npz(Path(binding.path)) if binding.kind == "npz" else _digits()
 
 
@@ -127,31 +126,43 @@ def _npz_header(path: Path) -> schema.Observed:
     return found
 
 
-def _csv(binding: Binding, limit: int | None) -> Dataset:
+def _csv(binding: Binding, fields: Mapping[str, Field], limit: int | None) -> Dataset:
+    """``columns`` as ``x``, ``target`` as ``y``, and each other field of the schema from the column of its name."""
     path = Path(binding.path)
     with _reading(path), path.open(newline="", encoding="utf-8-sig") as stream:
         rows = csv.reader(stream, strict=True)
         header = [name.strip() for name in next(rows, [])]
         if not header:
             raise ConfigError(f"{path} is empty", "the first line names the columns")
-        wanted = list(binding.columns) or [name for name in header if name != binding.target]
-        names = [*wanted, binding.target] if binding.target else wanted
-        positions = [_position(path, header, name) for name in names]
-        columns: list[Any] = [array("d") for _ in names]
+        features = list(binding.columns) or [name for name in header if name != binding.target]
+        groups = {"x": features} if "x" in fields or not fields else {}
+        groups |= {"y": [binding.target]} if binding.target else {}
+        groups |= {name: [name] for name in fields if name not in ("x", "y")}
+        positions = {name: _position(path, header, name) for group in groups.values() for name in group}
+        columns = {name: array("d") for name in positions}
         for row in islice(rows, limit):
             if not row:
                 continue
-            for name, position, column in zip(names, positions, columns, strict=True):
-                column.append(_number(path, rows.line_num, name, row[position] if position < len(row) else ""))
-    if not columns or not len(columns[0]):
+            for name, position in positions.items():
+                cell = row[position] if position < len(row) else ""
+                columns[name].append(_number(path, rows.line_num, name, cell))
+    if not columns or not len(next(iter(columns.values()))):
         raise ConfigError(f"{path} has no samples", "bind a table with at least one row and one feature column")
-    table: list[Array] = [np.frombuffer(column, np.float64) for column in columns]
-    fields = {"x": np.stack(table[: len(wanted)], axis=1).astype(np.float32)}
-    if binding.target:
-        target = table[-1]
-        whole = bool((target == np.floor(target)).all() and (np.abs(target) < 2**53).all())
-        fields["y"] = target.astype(np.int64) if whole else target.astype(np.float32)
-    return Dataset(fields)
+    arrays = {name: np.frombuffer(column, np.float64) for name, column in columns.items()}
+    return Dataset(
+        {
+            name: np.stack([arrays[column] for column in group], axis=1).astype(np.float32)
+            if name == "x"
+            else _narrowed(arrays[group[0]])
+            for name, group in groups.items()
+        }
+    )
+
+
+def _narrowed(column: Array) -> Array:
+    """Integers when all are, so that labels are labels."""
+    whole = bool((column == np.floor(column)).all() and (np.abs(column) < 2**53).all())
+    return column.astype(np.int64 if whole else np.float32)
 
 
 def _position(path: Path, header: list[str], name: str) -> int:

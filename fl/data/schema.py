@@ -30,7 +30,7 @@ def mismatch(binding: Binding, fields: Mapping[str, Field], node: str = "") -> s
     from .loaders import peek  # noqa: PLC0415 - the loaders check what they load, so they import this module
 
     try:
-        check(peek(binding), fields, binding, node)
+        check(peek(binding, fields), fields, binding, node)
     except ConfigError as error:
         return _prefixed(str(error), node)
     return ""
@@ -86,7 +86,7 @@ def _where(node: str, binding: Binding) -> str:
 
 
 def _prefixed(sentence: str, node: str) -> str:
-    return sentence if not node or node in sentence else f"node {node}: {sentence}"
+    return sentence if not node or f"node {node}" in sentence else f"node {node}: {sentence}"
 
 
 def _remedy(binding: Binding, name: str) -> str:

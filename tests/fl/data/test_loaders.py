@@ -61,6 +61,14 @@ def test_columns_are_chosen_in_order(tmp_path: Path) -> None:
     assert len(split.test) == 0
 
 
+def test_a_schema_may_name_columns(tmp_path: Path) -> None:
+    fields = {"b": Field("float32"), "a": Field("int64")}
+    split = loaders.load(table(tmp_path, "a,b,name\n1,2.5,x\n3,4,y\n", target="", holdout=0.0), fields)
+    assert split.train.fields == ("b", "a")
+    assert split.train["b"].tolist() == [2.5, 4.0]
+    assert split.train["a"].dtype == np.int64
+
+
 def test_a_byte_order_mark_blank_lines_and_quoted_cells_are_fine(tmp_path: Path) -> None:
     split = loaders.load(table(tmp_path, '\ufeff a ,b,label\n"1","2",0\n\n3,4,1\n'), SCHEMA)
     assert len(split.train) + len(split.test) == 2
@@ -114,7 +122,7 @@ def test_defects_of_an_archive_are_one_sentence(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 and then nothing")
     for read in (loaders.load, loaders.peek):
         with pytest.raises(ConfigError, match="damaged or not of its kind"):
-            read(binding)
+            read(binding, {})
     with path.open("wb") as stream:
         np.save(stream, np.zeros(3))
     with pytest.raises(ConfigError, match="single array"):
@@ -134,8 +142,10 @@ def test_partitions_need_labels_and_a_part_that_exists(tmp_path: Path) -> None:
 
 def test_a_mismatch_at_admission_names_node_and_field(tmp_path: Path) -> None:
     assert schema.mismatch(table(tmp_path), SCHEMA, "n1") == ""
-    sentence = schema.mismatch(table(tmp_path), SCHEMA | {"z": Field("float32")}, "n1")
-    assert sentence == f"{tmp_path}/shop.csv on node n1 lacks field 'z'; it has x, y"
+    sentence = schema.mismatch(archive(tmp_path, x=np.zeros((3, 2))), SCHEMA, "n1")
+    assert sentence == f"{tmp_path}/data.npz on node n1 lacks field 'y'; it has x"
+    sentence = schema.mismatch(table(tmp_path), {"rain": Field("float32")}, "n1")
+    assert sentence == f"node n1: column 'rain' is not in {tmp_path}/shop.csv, which has a, b, label"
     sentence = schema.mismatch(table(tmp_path, target="sold"), SCHEMA, "n1")
     assert sentence.startswith("node n1: column 'sold' is not in ")
     sentence = schema.mismatch(archive(tmp_path, x=np.zeros((3, 2)), y=np.zeros(3)), SCHEMA, "n1")
