@@ -66,6 +66,11 @@ class Ghost:
         self.asked = since
         """When it was last looked for, ns."""
 
+    @property
+    def sought(self) -> bool:
+        """Worth asking whether it lives."""
+        return not self.final and self.contact.dialable
+
 
 class Ghosts:
     """The ``capacity`` peers that departed last, each for at most ``life`` ns."""
@@ -81,7 +86,9 @@ class Ghosts:
         self._entries.pop(contact.id, None)
         self._entries[contact.id] = Ghost(contact, now, final)
         if len(self._entries) > self._capacity:
-            del self._entries[next(iter(self._entries))]
+            # Those that nobody will look for make room first, so that a crowd of passers-by erases no partition.
+            idle = (peer for peer, ghost in self._entries.items() if not ghost.sought and peer != contact.id)
+            del self._entries[next(idle, next(iter(self._entries)))]
 
     def get(self, peer: NodeId) -> Ghost | None:
         return self._entries.get(peer)
@@ -100,7 +107,7 @@ class Ghosts:
 
     def sought(self) -> list[Ghost]:
         """Those worth asking, oldest first."""
-        return [ghost for ghost in self._entries.values() if not ghost.final and ghost.contact.dialable]
+        return [ghost for ghost in self._entries.values() if ghost.sought]
 
     def recent(self, since: int, limit: int) -> tuple[NodeId, ...]:
         """Ids of those that departed at ``since`` or later, at most the ``limit`` latest."""

@@ -26,6 +26,8 @@ from .view import View
 
 TIMER = ("ring.join",)
 _FELLOWS = 64
+_FELLOW_SILENCE = 3
+"""Longest pauses between attempts after which a fellow that never answered again is given up."""
 _ROW_SHARE = 64
 _TARGETS = 3
 
@@ -60,8 +62,8 @@ class Joiner:
         self._attempt = 0
         self._asked: dict[NodeId, int] = {}
         """Attempts at which each seed or fellow was asked last."""
-        self._fellows: dict[NodeId, Contact] = {}
-        """Nodes that said that they are joining as well."""
+        self._fellows: dict[NodeId, tuple[Contact, int]] = {}
+        """Nodes that said that they are joining as well, and when they said so last."""
         self._since = 0
         self._sighted = 0
         """When anything was last heard from the ring proper; 0: never."""
@@ -109,7 +111,9 @@ class Joiner:
     def _ask(self, now: int) -> None:
         """Ask the seeds and fellows that were asked least recently."""
         view = self._view
-        known = {contact.id: contact for contact in view.seeds} | self._fellows
+        oldest = now - _FELLOW_SILENCE * view.config.join_retry_max
+        self._fellows = {peer: fellow for peer, fellow in self._fellows.items() if fellow[1] >= oldest}
+        known = dict.fromkeys([*(seed.id for seed in view.seeds), *self._fellows])
         targets = sorted(known, key=lambda peer: self._asked.get(peer, -1))[:_TARGETS]
         self._attempt += 1
         for peer in targets:
@@ -175,7 +179,7 @@ class Joiner:
         fellows, self._fellows = self._fellows, {}
         self._asked.clear()
         self._on_ready(now)
-        for fellow in fellows.values():
+        for fellow, _ in fellows.values():
             self.admit(fellow.id, fellow, None, now)
 
     # ---- the fabric as a whole starts ----
@@ -195,7 +199,7 @@ class Joiner:
         self._view.learn(joiner)
         if self.phase is Phase.SEEKING:
             if peer in self._fellows or len(self._fellows) < _FELLOWS:
-                self._fellows[peer] = joiner
+                self._fellows[peer] = joiner, now
         elif self.phase is Phase.READY:
             self.admit(peer, joiner, None, now)
 
@@ -204,7 +208,7 @@ class Joiner:
     def on_request(self, peer: NodeId, routed: Routed, joiner: Contact, now: int) -> None:
         """A hop of somebody's join."""
         me = self._view.me
-        if joiner.id != routed.key or joiner.id == me.id or self._view.foreign(joiner):
+        if joiner.id != routed.key or joiner.id != routed.origin.id or self._view.foreign(joiner):
             return
         if self.phase is Phase.SEEKING:
             self.on_fellow(joiner.id, joiner, now)

@@ -2,8 +2,8 @@
 
 A record is a last-writer-wins register.  Of two with the same key the larger ``(version, signature)`` stays, and what a
 bound forces out is decided by an order on the records themselves (those that expire first go first), so replicas that
-saw the same records hold the same table, in whatever order they came.  A record vanishes at the second at which it
-expires, by the wall clock.
+saw the same records hold the same table, in whatever order they came.  From the second at which it expires, by the wall
+clock, a record is taken by nobody, and within seconds it is swept from where it was held.
 
 *Keys.*  ``APP`` and ``VOTERS`` are keyed by (kind, subject): there is one present descriptor and one newest voter set
 per application, whoever signed it, and the layer above knows who may (``authorise``).  ``STOP`` and ``REVOCATION`` are

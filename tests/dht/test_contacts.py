@@ -48,6 +48,10 @@ def test_ghosts_are_few_and_fade() -> None:
         ghosts.add(contact(number), now=number, final=number == 4)
     assert len(ghosts) == 3
     assert [ghost.contact for ghost in ghosts.sought()] == [contact(2), contact(3)]
+    for passer_by in range(10, 20):
+        ghosts.add(contact(passer_by, address=""), now=4)
+    assert [ghost.contact for ghost in ghosts.sought()] == [contact(2), contact(3)]
+    ghosts.add(contact(4), now=4, final=True)
     assert ghosts.recent(3, limit=1) == (contact(4).id,)
     ghosts.expire(103)
     assert contact(2).id not in ghosts

@@ -108,6 +108,16 @@ def test_a_joiner_tells_another_that_it_is_one_too() -> None:
     assert net.sent == {"JoinRing": 1}
 
 
+def test_a_fellow_that_fell_silent_holds_nobody_up() -> None:
+    net = Net(13)
+    numbers = sorted(range(4), key=lambda number: net.contact(number).id)
+    hosts = [net.add(number, tuple(n for n in numbers if n != number)) for number in numbers]
+    net.run(100 * MS)
+    net.crash(hosts[0], silent=True)
+    net.run_until(lambda: all(host.ring.ready for host in hosts[1:]), 120 * SECOND)
+    net.run_until(net.complete, 60 * SECOND)
+
+
 def test_requests_that_contradict_themselves_are_dropped() -> None:
     net = Net(11)
     host = net.add(0)
