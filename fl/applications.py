@@ -100,6 +100,8 @@ class Applications:
         self._works = True
         self._owners: frozenset[bytes] = frozenset()
         self._approved: frozenset[bytes] = frozenset()
+        self._refused: dict[AppId, str] = {}
+        """Applications that this node cannot work for, and why."""
         self._over: dict[AppId, str] = {}
         """Applications that ended, and how: a late copy of the descriptor must not revive them."""
 
@@ -160,6 +162,15 @@ class Applications:
         for app in list(self.apps.values()):
             self._consider(app, now)
 
+    def refuse(self, app_id: AppId, why: str, now: int) -> None:
+        """Do not work for it, whatever is bound and trusted."""
+        app = self.apps.get(app_id)
+        if app is None:
+            return
+        self._refused[app_id] = why
+        self._dismiss(app, now)
+        self._consider(app, now)
+
     def follow(self, app_id: AppId, now: int) -> None:
         """Be a member without data."""
         app = self.apps.get(app_id)
@@ -172,16 +183,23 @@ class Applications:
         spec = app.spec
         if spec.id in self._over:
             return
-        if spec.data in self._names and self._works:
+        if spec.data in self._names and spec.id in self._refused:
+            self.status(spec.id, "refused", self._refused[spec.id], now)
+        elif spec.data in self._names and self._works:
             if self._trusted(spec):
                 app.worker = app.worker or Worker(spec, self)
             else:
-                app.worker = None
+                self._dismiss(app, now)
                 self.status(spec.id, "refused", "its owner is not trusted here", now)
         elif spec.data in self._names:
             self.status(spec.id, "refused", "this node does not run workers", now)
         if app.worker is not None or app.follows:
             self.forest.join(spec.id, now)
+
+    def _dismiss(self, app: Application, now: int) -> None:
+        if app.worker is not None:
+            app.worker.resign(now)
+            app.worker = None
 
     def _trusted(self, spec: AppSpec) -> bool:
         code = spec.bundle.blob or (blob_id(spec.bundle.inline) if spec.bundle.size else b"")

@@ -63,7 +63,8 @@ class Coordinator:
         beacon = self.spec.id + round_.to_bytes(8, "big")
         order = encode(Order(self._work, beacon))
         self._host.out.emit(WaveStarted(self.spec.id, self._wave))
-        self._host.status(self.spec.id, "running", "", now)
+        if number == 0:
+            self._host.status(self.spec.id, "running", "", now)
         self._host.open_wave(self.spec.id, self._wave, self._head, order, self._contributors(), self._remaining(), now)
 
     def _contributors(self) -> tuple[NodeId, ...]:
@@ -103,6 +104,7 @@ class Coordinator:
 
     def _merge(self, now: int) -> None:
         wave = self._wave
+        self._host.status(self.spec.id, "running", "", now)
 
         def merged(total: Partial | None, refused: tuple[int, ...], at: int) -> None:
             if wave == self._wave and self._host.reigns(self):

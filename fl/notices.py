@@ -145,6 +145,16 @@ class Bind(msgspec.Struct, frozen=True, gc=False):
     workers: bool = True
 
 
+class Refuse(msgspec.Struct, frozen=True, gc=False):
+    """This node cannot work for ``app``, as the program above found out: its data or its packages do not fit.
+
+    It goes on routing and aggregating for it.
+    """
+
+    app: AppId
+    why: str
+
+
 class Trust(msgspec.Struct, frozen=True, gc=False):
     """Owners (public keys) whose applications may run code here, and bundles approved by hash."""
 

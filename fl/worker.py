@@ -113,6 +113,13 @@ class Worker:
         if self._round <= round_:
             self.drop()
 
+    def resign(self, now: int) -> None:
+        """Work no more: nothing is handed in to the wave under way unless that was done already."""
+        wave = self._wave
+        if wave is not None and self._kept is None:
+            self._host.forest.contribute(self.spec.id, wave.id, None, now)
+        self.drop()
+
     def drop(self) -> None:
         """Forget the contribution and stop what still runs."""
         if self._job > 0:

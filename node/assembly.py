@@ -82,6 +82,7 @@ class Node:
             state=state,
             membership=self.membership,
             desk=self.desk,
+            workers=self.workers,
             neighbours=self.neighbours,
             unix_time=unix_time,
         )

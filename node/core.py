@@ -34,6 +34,7 @@ from fl.notices import (
     PeerDead,
     Publish,
     RecordChanged,
+    Refuse,
     ReplicasFound,
     RingReady,
     Start,
@@ -113,6 +114,7 @@ class NodeCore:
             Publish: lambda request, now: self.ring.publish(request.record, now),
             Follow: lambda request, now: self.apps.follow(request.app, now),
             Bind: lambda request, now: self.apps.bind(request.names, request.workers, now),
+            Refuse: lambda request, now: self.apps.refuse(request.app, request.why, now),
             Trust: lambda request, now: self.apps.trust(request.owners, request.approved, now),
         }
 

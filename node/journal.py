@@ -73,7 +73,7 @@ _entries = msgspec.msgpack.Decoder(Entry)
 class _App:
     """What is known of one application."""
 
-    __slots__ = ("hub", "id", "role", "root", "rounds", "spec", "status", "voters")
+    __slots__ = ("hub", "id", "refused", "role", "root", "rounds", "spec", "status", "voters")
 
     def __init__(self, app_id: AppId) -> None:
         self.id = app_id
@@ -81,6 +81,7 @@ class _App:
         self.spec: AppSpec | None = None
         self.status = StatusChanged(app_id, "known")
         self.role = RoleChanged(app_id, "none", None, 0, ())
+        self.refused = ""
         self.rounds: deque[Entry] = deque(maxlen=KEEP_ROUNDS)
         self.voters: tuple[NodeId, ...] = ()
         self.root = b""
@@ -124,6 +125,11 @@ class Journal:
             app = self._app(notice.app)
             # Whoever finishes has nothing to explain.
             app.status = notice if notice.status != "finished" else StatusChanged(notice.app, "finished")
+            # A root that does not work itself still speaks for the whole.
+            if notice.status == "refused":
+                app.refused = notice.detail
+            elif app.role.role != "root":
+                app.refused = ""
             app.hub.publish(_status_event(app))
         elif isinstance(notice, RoleChanged):
             app = self._app(notice.app)
@@ -212,6 +218,7 @@ class Journal:
             owner=app.spec.owner.hex(),
             status=app.status.status,
             detail=app.status.detail,
+            refused="" if app.over else app.refused,
             role=role.role,
             round=last.round - last.closing if last else 0,
             rounds=app.spec.rounds,

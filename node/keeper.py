@@ -19,6 +19,7 @@ from fl.notices import (
     PeerDead,
     Publish,
     RecordChanged,
+    Refuse,
     RingReady,
     RoleChanged,
     RoundCommitted,
@@ -42,6 +43,7 @@ from .kvstore import KVStore
 from .service import OVER
 from .statedir import StateDir
 from .subscriptions import Lost, Subscription
+from .workers import WorkerPool
 
 log = logging.getLogger("mycelia.node")
 
@@ -63,6 +65,7 @@ class Keeper:
         state: StateDir,
         membership: Membership,
         desk: JoinDesk | None,
+        workers: WorkerPool,
         neighbours: Callable[[], tuple[Contact, ...]],
         unix_time: Callable[[], int],
     ) -> None:
@@ -78,6 +81,7 @@ class Keeper:
         self._desk = desk
         self._neighbours = neighbours
         self._unix_time = unix_time
+        self._workers = workers
         self._kept: dict[AppId, list[BlobId]] = {}
         self._remembered: tuple[Contact, ...] = ()
 
@@ -107,6 +111,7 @@ class Keeper:
                 await self._keep_models(notice)
             elif isinstance(notice, RecordChanged) and notice.record.kind == Kind.APP:
                 self._keep_inputs(notice.record.subject)
+                await self._consider(notice.record.subject)
             elif isinstance(notice, StatusChanged) and notice.status in OVER:
                 self._release_inputs(notice.app)
             if batch:
@@ -130,6 +135,17 @@ class Keeper:
             for blob in kept:
                 if artifacts.has(blob):
                     await artifacts.persist(blob)
+
+    async def _consider(self, app_id: AppId) -> None:
+        """Refuse at once, by name, what could only fail in every round: data or packages that do not fit."""
+        spec = self._journal.spec(app_id)
+        if spec is None or spec.data not in self._workers.bound:
+            return
+        artifacts, bundle = self._daemon.artifacts, spec.bundle.inline
+        if spec.bundle.blob and artifacts.has(spec.bundle.blob):
+            bundle = await artifacts.read(spec.bundle.blob)
+        if why := await asyncio.to_thread(self._workers.refuses, spec, bundle):
+            self._daemon.command(Refuse(app_id, why))
 
     def _inputs(self, app_id: AppId) -> list[BlobId]:
         """What was handed in beside the descriptor: members fetch it from here if this is the application's home."""

@@ -84,6 +84,8 @@ class AppInfo(msgspec.Struct, frozen=True, kw_only=True):
     """``waiting``, ``running``, ``stalled``, ``finished``, ``stopped`` or ``refused``."""
     detail: str = ""
     """Why, when the status needs a reason."""
+    refused: str = ""
+    """Why this node does not work for it, when it has data of its name."""
     role: str = "none"
     """This node's part in the tree: ``root``, ``aggregator``, ``worker``, ``observer`` or ``none``."""
     round: int = 0

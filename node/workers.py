@@ -103,14 +103,20 @@ class WorkerPool:
                 server.kill()
                 await asyncio.to_thread(server.wait)
 
+    @property
+    def bound(self) -> frozenset[str]:
+        """Names of the data that this node offers to workers; none when it runs no workers."""
+        return frozenset(self._bindings) if self._config.enabled else frozenset()
+
     def refuses(self, spec: AppSpec, bundle: bytes) -> str:
         """Why this node cannot work for the application, in one sentence; empty when it can as far as headers tell.
 
-        Reads headers of local files, and imports nothing.
+        Reads headers of local files, and imports nothing.  ``bundle`` is empty while it is not here yet.
         """
         try:
             binding = self._binding(spec)
-            self._check_code(bundle)
+            if bundle:
+                self._check_code(bundle)
         except MyceliaError as error:
             return str(error)
         return schema.mismatch(binding, spec.schema, self._label)

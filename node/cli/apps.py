@@ -16,7 +16,10 @@ def _list(session: Session) -> None:
     if session.args.app:
         _detail(session, pick(apps, session.args.app))
         return
-    rows = ((app.name, short(app.id), app.status, f"{app.round}/{app.rounds}", app.role, app.detail) for app in apps)
+    rows = (
+        (app.name, short(app.id), app.status, f"{app.round}/{app.rounds}", app.role, app.detail or app.refused)
+        for app in apps
+    )
     lines = session.out.table(("application", "id", "status", "round", "role here", "detail"), rows, right=(3,))
     session.out.answer(apps, lines if apps else ["no applications yet"])
     if not apps:
@@ -28,6 +31,7 @@ def _detail(session: Session, app: AppInfo) -> None:
         ("application", f"{app.name} ({short(app.id)})"),
         ("status", app.status),
         ("detail", app.detail),
+        ("refused here", app.refused),
         ("round", f"{app.round} of {app.rounds}"),
         ("epoch", app.epoch),
         ("owner", app.owner),

@@ -201,6 +201,30 @@ def test_an_application_is_taken_only_from_its_owner_and_stopped_only_by_it(tmp_
     asyncio.run(run())
 
 
+def test_data_that_does_not_fit_is_refused_by_name_before_any_round(tmp_path: Path) -> None:
+    async def run() -> None:
+        (tmp_path / "ward.csv").write_text("age,outcom\n1,0\n")
+        ward = Binding(kind="csv", path=str(tmp_path / "ward.csv"), target="outcome")
+        with StateDir.create(tmp_path / "a").locked() as state:
+            found(state, "lab", 0, int(time.time()))
+        node = NodeSection(listen="127.0.0.1:0", join_listen="127.0.0.1:0", name="w3")
+        config = NodeConfig(state_dir=tmp_path / "a", node=node, data={"digits": ward})
+        async with running(config) as a:
+            await until(lambda: ready(a))
+            await a.api.submit(signed(Key.load(a.state.owner_key), await descriptor(a)))
+
+            async def refused() -> bool:
+                (app,) = await a.api.applications()
+                return bool(app.refused)
+
+            await until(refused)
+            (app,) = await a.api.applications()
+            assert "node w3" in app.refused
+            assert "outcome" in app.refused
+
+    asyncio.run(run())
+
+
 def test_what_a_node_without_workers_and_models_cannot_do(tmp_path: Path) -> None:
     async def run() -> None:
         async with founder(tmp_path / "a") as a:
