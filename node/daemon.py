@@ -168,7 +168,9 @@ class NodeDaemon:
             await self._close()
             raise
         log.info("node %s listens on %s", short(self.me.id), ", ".join(bound) or "nothing: it only dials out")
-        self.command(Start(self._config.seeds))
+        # Before whatever peers have sent since the listeners opened.
+        self._inbox.appendleft(Command(Start(self._config.seeds)))
+        self._wake()
 
     async def stop(self) -> None:
         """Leave politely, as far as that goes within the configured patience, and close everything.  Idempotent."""
@@ -184,6 +186,7 @@ class NodeDaemon:
 
     async def _close(self) -> None:
         self._core = None
+        self._inbox.clear()
         if self._alarm is not None:
             self._alarm.cancel()
         self.tasks.close()
@@ -248,19 +251,33 @@ class NodeDaemon:
 
     def _drain(self) -> None:
         if self._core is None:
-            self._inbox.clear()
+            self._rest()
+            return
         for _ in range(_TURN):
             if self._inbox:
                 self._step(self._inbox.popleft())
-            elif (fired := self._timers.pop(now())) is not None:
-                self._lateness.append(now() - fired[1])
-                self._step(TimerFired(*fired))
-            else:
-                self._draining = False
-                self._idle.set()
-                self._arm()
+            elif not self._fire():
+                self._rest()
                 return
+        # Too much for one turn: timers must not starve behind an inbox that never empties.
+        for _ in range(_TURN):
+            if not self._fire():
+                break
         self._loop.call_soon(self._drain)
+
+    def _rest(self) -> None:
+        self._draining = False
+        self._idle.set()
+        self._arm()
+
+    def _fire(self) -> bool:
+        """Hand the next due timer to the core; False when none is due."""
+        fired = self._timers.pop(now())
+        if fired is None:
+            return False
+        self._lateness.append(now() - fired[1])
+        self._step(TimerFired(*fired))
+        return True
 
     def _step(self, event: Event) -> None:
         core = self._core

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -30,9 +30,9 @@ from .channels import FETCH, PUSH, errors
 
 IDLE = 10.0
 """Seconds after its last stream when a bulk connection is closed."""
-STALL = 30.0
-"""Seconds without a byte after which a stream is given up.  The machines above have usually chosen another source long
-before; this bounds what is held for a peer that nobody watches."""
+STALL = 120.0
+"""Seconds that one chunk may take, on its way in or out, before a stream is given up: 1 MiB at 70 kbit/s.  The machines
+above have usually chosen another source long before; this bounds what is held for a peer that nobody watches."""
 
 
 class Want(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -43,6 +43,7 @@ class Want(msgspec.Struct, frozen=True, gc=False, array_like=True):
     offset: Natural
 
 
+T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Want)
 
@@ -62,20 +63,22 @@ def decode(frame: Any) -> Want:
 # ---- moving bytes, the same for Fetch and Push, for client and server ------------------------------------------------
 
 
+async def patiently(step: Awaitable[T]) -> T:
+    """``await step``, but not for ever.  Raises TransportError when that fails or takes longer than ``STALL``."""
+    try:
+        with errors():
+            async with asyncio.timeout(STALL):
+                return await step
+    except TimeoutError:
+        raise TransportError(f"nothing moved for {STALL:g} s") from None
+
+
 async def receive(read: Callable[[], Awaitable[Any]], writer: Writer) -> None:
     """Drain a stream into ``writer``.  Returns at its end, which may come early.
 
     Raises TransportError when it breaks or stalls, LimitError when it holds more than was wanted, StorageError.
     """
-    while True:
-        try:
-            with errors():
-                async with asyncio.timeout(STALL):
-                    chunk = await read()
-        except TimeoutError:
-            raise TransportError(f"no byte for {STALL:g} s") from None
-        if chunk is grpc.aio.EOF:
-            return
+    while (chunk := await patiently(read())) is not grpc.aio.EOF:
         await writer.write(chunk)
 
 
@@ -84,18 +87,10 @@ async def send(reader: Reader, write: Callable[[bytes], Awaitable[Any]], proceed
 
     Raises TransportError when the artifact is given up, when it stalls, or when ``proceed`` says no.
     """
-    while True:
-        try:
-            async with asyncio.timeout(STALL):
-                chunk = await reader.read()
-        except TimeoutError:
-            raise TransportError(f"no byte for {STALL:g} s") from None
-        if not chunk:
-            return
+    while chunk := await patiently(reader.read()):
         if not proceed():
             raise TransportError("refused")
-        with errors():
-            await write(chunk)
+        await patiently(write(chunk))
 
 
 async def fetch(channel: Any, want: Want, writer: Writer) -> None:

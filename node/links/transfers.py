@@ -238,11 +238,8 @@ class Transfers:
         offer = self._offers[peer, want.blob] = _Offer(want)
         try:
             self._links.send(peer, PushPlease(want.blob, want.size, want.offset))
-            async with asyncio.timeout(bulk.STALL):
-                call = await offer.call
+            call = await bulk.patiently(offer.call)
             await bulk.receive(call.read, writer)
-        except TimeoutError:
-            raise TransportError("the push that was asked for did not come") from None
         finally:
             del self._offers[peer, want.blob]
             offer.over.set()
@@ -300,11 +297,7 @@ class Transfers:
     async def _begun(self, blob: BlobId) -> None:
         """A child may ask before our own transfer of the same artifact got its turn.  Raises TransportError."""
         if (transfer := self._running.get(blob)) is not None:
-            try:
-                async with asyncio.timeout(bulk.STALL):
-                    await transfer.begun.wait()
-            except TimeoutError:
-                raise TransportError("not begun here either") from None
+            await bulk.patiently(transfer.begun.wait())
 
     @contextmanager
     def _reading(self, want: Want) -> Iterator[Reader]:
@@ -344,13 +337,11 @@ class Transfers:
 
     async def _header(self, peer: NodeId, context: Any) -> Want:
         try:
-            async with asyncio.timeout(bulk.STALL):
-                with channels.errors():
-                    return bulk.decode(await context.read())
+            return bulk.decode(await bulk.patiently(context.read()))
         except CodecError as error:
             self._links.penalise(peer, error.code)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except (TransportError, TimeoutError):
+        except TransportError:
             await context.abort(grpc.StatusCode.CANCELLED, "no header")
         raise AssertionError("abort raises")
 

@@ -13,10 +13,11 @@ import msgspec
 from dht.messages import Ping
 from node.identity.credentials import Credentials
 from node.identity.keys import Key
+from node.links.manager import LinkConfig
 from protocol.messages import Contact
 
 from .fabric import Member
-from .hosts import Host, LinkConfig
+from .hosts import Host
 
 
 class Setup(msgspec.Struct):
