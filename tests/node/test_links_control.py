@@ -34,6 +34,14 @@ from .link_process import Setup
 pytestmark = pytest.mark.net
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
 def address_of(host: Host, other: Host) -> str:
     contact = host.links._lookup(other.id)
     assert contact is not None
@@ -308,6 +316,23 @@ def test_a_port_in_use_is_one_sentence() -> None:
         async with hosts(2) as (a, b):
             with pytest.raises(ConfigError, match="cannot listen on"):
                 channels.bind(a.links._server, address_of(a, b), a.links._current)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on loopback")
+@pytest.mark.parametrize("listen", ["[::1]:0", "[::]:0"])
+def test_ipv6_and_dual_stack(listen: str) -> None:
+    async def scenario() -> None:
+        async with hosts(2, silent=[1]) as (a, b):
+            (bound,) = await b.links.listen([listen], {})
+            port = channels.split_address(bound)[1]
+            unreachable = "[::1]:1"
+            for host in ["[::1]"] if listen == "[::1]:0" else ["[::1]", "127.0.0.1"]:
+                a.book[b.id] = Contact(b.id, (unreachable, f"{host}:{port}"))
+                await a.tell(b, Ping(1))
+                a.links.disconnect(b.id, "idle")
+                await until(lambda: not a.links.linked(b.id))
 
     asyncio.run(scenario())
 
