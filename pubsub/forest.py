@@ -12,6 +12,7 @@ a majority of voters; the rendezvous rule only makes it likely that one node tri
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from dht.ports import Verdict
 from protocol.effects import Outbox
@@ -76,24 +77,6 @@ class Forest:
         self.voters: dict[AppId, Voter] = {}
         self.counters: dict[str, int] = {}
         self._restored = restored
-        self._handlers: dict[type[Message], Callable[..., None]] = {
-            TreeJoin: self._on_direct_join,
-            TreeAccept: self._to_grove(Grove.on_accept),
-            TreeRefuse: self._to_grove(Grove.on_refuse),
-            TreeLeave: self._to_grove(Grove.on_leave),
-            TreeBeat: self._to_grove(Grove.on_beat),
-            TreeWant: self._to_grove(Grove.on_want),
-            WaveOpen: self._to_grove(Grove.on_open),
-            WaveUp: self._to_grove(Grove.on_up),
-            Committed: self._on_committed,
-            Stale: self._to_grove(Grove.on_stale),
-            HeadQuery: self._on_query,
-            HeadAnswer: self._to_grove(Grove.on_answer),
-            Prepare: self._to_voter(Voter.on_prepare),
-            Accept: self._on_accept,
-            Promise: self._to_grove(Grove.on_promise),
-            Accepted: self._to_grove(Grove.on_accepted),
-        }
         for key, value in restored.items():
             if key.startswith("voter/"):
                 self._voter(bytes.fromhex(key.removeprefix("voter/"))).restore(value)
@@ -172,10 +155,10 @@ class Forest:
 
     def received(self, peer: NodeId, message: Message, now: int) -> bool:
         """Dispatch a direct message; False when it is not the forest's."""
-        handler = self._handlers.get(type(message))
+        handler = _HANDLERS.get(type(message))
         if handler is None:
             return False
-        handler(peer, message, now)
+        handler(self, peer, message, now)
         return True
 
     def timer(self, timer: Timer, now: int) -> bool:
@@ -247,22 +230,6 @@ class Forest:
 
     # ---- handlers that need no grove of their own -------------------------------------------------------------------
 
-    def _to_grove(self, handler: Callable[..., object]) -> Callable[[NodeId, Message, int], None]:
-        def dispatch(peer: NodeId, message: Message, now: int) -> None:
-            grove = self.groves.get(message.app)  # type: ignore[attr-defined]
-            if grove is not None:
-                handler(grove, peer, message, now)
-            else:
-                self.count("unknown_app")
-
-        return dispatch
-
-    def _to_voter(self, handler: Callable[..., None]) -> Callable[[NodeId, Message, int], None]:
-        def dispatch(peer: NodeId, message: Message, now: int) -> None:
-            handler(self._voter(message.app), peer, message, now)  # type: ignore[attr-defined]
-
-        return dispatch
-
     def _voter(self, app: AppId) -> Voter:
         """Anybody may be asked to vote: who the voters are is decided by those who ask."""
         voter = self.voters.get(app)
@@ -274,10 +241,13 @@ class Forest:
             self.voters[app] = voter
         return voter
 
-    def _on_accept(self, peer: NodeId, message: Accept, now: int) -> None:
+    def on_prepare(self, peer: NodeId, message: Prepare, now: int) -> None:
+        self._voter(message.app).on_prepare(peer, message, now)
+
+    def on_accept(self, peer: NodeId, message: Accept, now: int) -> None:
         self._voter(message.head.app).on_accept(peer, message, now)
 
-    def _on_direct_join(self, peer: NodeId, message: TreeJoin, now: int) -> None:
+    def on_direct_join(self, peer: NodeId, message: TreeJoin, now: int) -> None:
         if message.joiner.id == peer:
             self._on_join(message, now)
         else:
@@ -290,12 +260,12 @@ class Forest:
         else:
             self.out.send(message.joiner.id, TreeRefuse(message.app, message.attempt))
 
-    def _on_committed(self, peer: NodeId, message: Committed, now: int) -> None:
+    def on_committed(self, peer: NodeId, message: Committed, now: int) -> None:
         grove = self.groves.get(message.head.app)
         if grove is not None:
             grove.on_committed(peer, message, now)
 
-    def _on_query(self, peer: NodeId, message: HeadQuery, now: int) -> None:
+    def on_query(self, peer: NodeId, message: HeadQuery, now: int) -> None:
         """Whom does this node follow, and what does it know to be committed?"""
         grove, voter = self.groves.get(message.app), self.voters.get(message.app)
         head, root, epoch = None, None, 0
@@ -319,3 +289,39 @@ class Forest:
         for grove in self.groves.values():
             grove.tree.check_invariants()
         assert len(self.groves) <= MAX_APPS and len(self.voters) <= MAX_APPS
+
+
+# ---- dispatch: one table for all forests, so that a simulated node does not carry its own ---------------------------
+
+_Handler = Callable[[Forest, NodeId, Any, int], None]
+
+
+def _to_grove(handler: Callable[[Grove, NodeId, Any, int], object]) -> _Handler:
+    def dispatch(forest: Forest, peer: NodeId, message: Any, now: int) -> None:
+        grove = forest.groves.get(message.app)
+        if grove is not None:
+            handler(grove, peer, message, now)
+        else:
+            forest.count("unknown_app")
+
+    return dispatch
+
+
+_HANDLERS: dict[type[Message], _Handler] = {
+    TreeJoin: Forest.on_direct_join,
+    TreeAccept: _to_grove(Grove.on_accept),
+    TreeRefuse: _to_grove(Grove.on_refuse),
+    TreeLeave: _to_grove(Grove.on_leave),
+    TreeBeat: _to_grove(Grove.on_beat),
+    TreeWant: _to_grove(Grove.on_want),
+    WaveOpen: _to_grove(Grove.on_open),
+    WaveUp: _to_grove(Grove.on_up),
+    Committed: Forest.on_committed,
+    Stale: _to_grove(Grove.on_stale),
+    HeadQuery: Forest.on_query,
+    HeadAnswer: _to_grove(Grove.on_answer),
+    Prepare: Forest.on_prepare,
+    Accept: Forest.on_accept,
+    Promise: _to_grove(Grove.on_promise),
+    Accepted: _to_grove(Grove.on_accepted),
+}
