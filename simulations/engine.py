@@ -95,6 +95,8 @@ class Engine:
         self._trace: list[int] = []
         self._hasher = hashlib.blake2b(digest_size=16)
         self._execute = self._handlers()
+        if network.config.idle_close_ns:
+            self.schedule.after(network.config.idle_close_ns, self._sweep)
 
     @property
     def now(self) -> int:
@@ -182,6 +184,12 @@ class Engine:
         """Tell links and flows that who can reach whom has changed; call it after adding or removing cuts."""
         self.links.recheck()
         self.flows.recheck()
+
+    def _sweep(self) -> None:
+        """Now and then for all hosts at once: a timer per link would cost more than all else that a link does."""
+        patience = self.network.config.idle_close_ns
+        self.links.close_idle(self.hosts, self.now - patience)
+        self.schedule.after(patience // 2, self._sweep)
 
     # ---- the loop ----
 

@@ -10,7 +10,7 @@ answers is refused at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from protocol import wire
 from protocol.events import Event, PeerDown, PeerUp, Received, SendFailed
@@ -34,16 +34,12 @@ Parcel = Message | Routed | None
 class Link:
     """One connection.  A host has it in its table from its own dial, or from the arrival of the other's."""
 
-    __slots__ = (
-        "a", "b", "boot_a", "boot_b", "held", "last_from_a", "last_from_b", "latency", "opened", "spread", "up",
-    )  # fmt: skip
+    __slots__ = ("a", "b", "boot_a", "boot_b", "held", "last_from_a", "last_from_b", "latency", "opened", "up")
 
-    def __init__(self, dialler: Host, other: Host, latency: int, jitter: float, now: int) -> None:
+    def __init__(self, dialler: Host, other: Host, latency: int, now: int) -> None:
         self.a, self.b = dialler, other
         self.boot_a, self.boot_b = dialler.boot, other.boot
         self.latency = latency
-        self.spread = latency * jitter
-        """A message takes up to this much longer, ns."""
         self.opened = now
         self.up = False
         self.last_from_a = now + 3 * latency
@@ -79,6 +75,7 @@ class Links:
         self._deliver = deliver
         self._check_wire = check_wire
         self._ns_per_byte = SECOND / network.config.control_rate
+        self._jitter = network.config.jitter
         self._draw = network.draw
         self._held: dict[Link, None] = {}
         self._sized: Message | Routed | None = None
@@ -138,6 +135,14 @@ class Links:
         """Nobody is left to close anything."""
         host.links = {}
 
+    def close_idle(self, hosts: Iterable[Host], before: int) -> None:
+        """Close the links of ``hosts`` that have carried nothing since ``before``, as daemons do."""
+        for host in hosts:
+            for link in list(host.links.values()):
+                idle = link.up and link.a is host and link.last_from_a < before and link.last_from_b < before
+                if idle and link.held is None and link.serves(host):
+                    self.disconnect(host, link.b.id, "idle")
+
     def recheck(self) -> None:
         """A cut healed or a machine came back: what was held goes on its way, or its link is reset."""
         for link in list(self._held):
@@ -173,9 +178,7 @@ class Links:
         other = self._hosts.get(peer)
         if contact is None or not contact.dialable or other is None or other is host:
             return None
-        network = self._network
-        latency = network.latency(host.index, other.index)
-        link = Link(host, other, latency, network.config.jitter, self._schedule.now)
+        link = Link(host, other, self._network.latency(host.index, other.index), self._schedule.now)
         host.links[peer] = link
         return link
 
@@ -193,7 +196,7 @@ class Links:
             arrive = self._arrive_again
 
     def _arrival(self, link: Link, sender: Host, leaves: int) -> int:
-        when = leaves + link.latency + int(link.spread * self._draw())
+        when = leaves + link.latency + int(link.latency * self._jitter * self._draw())
         if sender is link.a:
             if when <= link.last_from_a:
                 when = link.last_from_a + 1

@@ -53,6 +53,8 @@ class NetworkConfig:
     """A dial that nobody answers is given up after this."""
     link_timeout_ns: int = 30 * SECOND
     """A link on which data stay unacknowledged for this long is broken by the kernel (TCP_USER_TIMEOUT)."""
+    idle_close_ns: int = 0
+    """Links that carried nothing for this long are closed, as no death; 0: never."""
     late_share: float = 0.5
     """Of the links held up by a cut, the share that deliver what they held when it heals; the others are reset."""
 

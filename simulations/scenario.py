@@ -67,6 +67,8 @@ class Links(Section):
     """A dial that nobody answers fails after this."""
     link_timeout_s: Positive = 30.0
     """A link on which data stay unacknowledged is broken after this."""
+    idle_close_s: Duration = 60.0
+    """A link that carried nothing for this long is closed, as no death; 0 keeps all links for ever."""
     late_share: Share = 0.5
     """Of the links that a cut held up, the share that deliver late when it heals; the others are reset."""
 

@@ -343,6 +343,7 @@ def _network_config(scenario: Scenario) -> NetworkConfig:
         down_rate=links.down_mbit * MEGABIT,
         dial_timeout_ns=ns(links.dial_timeout_s),
         link_timeout_ns=ns(links.link_timeout_s),
+        idle_close_ns=ns(links.idle_close_s),
         late_share=links.late_share,
     )
 

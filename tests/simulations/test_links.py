@@ -216,6 +216,18 @@ def test_disconnect_is_no_death() -> None:
     assert nonces(lab, 0) == [3]
 
 
+def test_idle_links_are_closed_and_no_death() -> None:
+    lab = linked(idle_close_ns=10 * SECOND)
+    lab.run(5 * SECOND)
+    lab.send(1, 0)
+    lab.run(8 * SECOND)
+    assert not downs(lab, 0)
+    lab.run(20 * SECOND)
+    assert downs(lab, 0) == downs(lab, 1) == ["idle"]
+    assert not lab.host(0).links
+    assert not lab.host(1).links
+
+
 def test_connect_dials_ahead_or_says_that_it_cannot() -> None:
     lab = Lab(3)
     lab.engine.crash(lab.host(2))
