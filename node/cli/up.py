@@ -6,10 +6,11 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from protocol.errors import ConfigError, MyceliaError, TransportError
 
@@ -38,18 +39,24 @@ def _detach(session: Session) -> None:
         raise ConfigError(f"a daemon already runs on {config.state_dir}", "see it with `mycelia status`")
     errors = config.log_path.with_name("start.err")
     errors.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with errors.open("wb") as stream:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "node", *_same_node(session), "--json", "up", "--quiet"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stream,
-            start_new_session=True,
-        )
+    child = _spawn([sys.executable, "-m", "node", *_same_node(session), "--json", "up", "--quiet"], errors)
     _await_start(session, child, errors)
-    answer = {"pid": child.pid, "log": str(config.log_path)}
-    session.out.answer(answer, [f"daemon started, process {child.pid}", f"log: {config.log_path}"])
+    session.out.answer(
+        {"pid": child, "log": str(config.log_path)},
+        [f"daemon started, process {child}", f"log: {config.log_path}"],
+    )
     session.out.hint(f"next: {session.mycelia('status')}")
+
+
+def _spawn(words: list[str], errors: Path) -> int:
+    """Start ``words`` in a session of its own, with nothing of this terminal but ``errors`` to write to."""
+    home = str(Path(__file__).resolve().parents[2])
+    # The child runs this very code, from wherever it was found.
+    path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+    streams: list[Any] = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1)]
+    streams.append((os.POSIX_SPAWN_OPEN, 2, str(errors), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    environ = {**os.environ, "PYTHONPATH": path}
+    return os.posix_spawn(words[0], words, environ, file_actions=streams, setsid=True)
 
 
 def _same_node(session: Session) -> list[str]:
@@ -58,15 +65,16 @@ def _same_node(session: Session) -> list[str]:
     return ["-C", str(session.state_dir), *named]
 
 
-def _await_start(session: Session, child: subprocess.Popen[bytes], errors: Path) -> None:
+def _await_start(session: Session, child: int, errors: Path) -> None:
     """Return when the daemon answers.  Raises the daemon's own error when it ends instead, TransportError."""
     deadline = time.monotonic() + START_TIMEOUT_S
     session.out.progress("starting ...")
     while not asyncio.run(is_running(session.config.socket_path)):
-        if child.poll() is not None:
-            raise _own_words(child.returncode, errors)
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            raise _own_words(os.waitstatus_to_exitcode(status), errors)
         if time.monotonic() > deadline:
-            os.kill(child.pid, 15)
+            os.kill(child, signal.SIGTERM)
             raise TransportError("the daemon did not answer in time and was ended", "look into `mycelia logs`")
         time.sleep(_POLL_S)
     session.out.progress("")
