@@ -80,7 +80,13 @@ class Operations:
             links=len(node.daemon.links.peers()),
             applications=sum(app.status not in OVER for app in node.journal.infos()),
             penalties=sum(node.daemon.links.penalties.counts.values()),
+            counters=self._counters(),
         )
+
+    def _counters(self) -> dict[str, float]:
+        node = self._node
+        protocol = node.core.forest.counters if node.core is not None else {}
+        return {**node.daemon.metrics(), **{f"tree_{name}": float(count) for name, count in protocol.items()}}
 
     async def peers(self) -> list[PeerInfo]:
         return [self._peer(contact) for contact in self._known()]

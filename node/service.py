@@ -61,6 +61,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     applications: int
     penalties: int
     """Violations by peers, counted since the start."""
+    counters: dict[str, float] = {}
+    """Counters since the start and gauges, by stable names: frames, transfers, tasks, refused writes, loop lag."""
 
 
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ async def bare_rounds(
     fleet: Fleet, app_file: Path, settings: Sequence[str], model: bytes, count: int
 ) -> list[float]:
     """Seconds of each of ``count`` rounds of trainings from ``model``, one worker process per node."""
-    section = WorkerSection(fork_server=str(fleet.socket))
+    section = WorkerSection(fork_server=str(fleet.fork_socket))
     bundle = bundles.pack(app_file)
     pools = [
         WorkerPool(replace(section, max=2), {"digits": Binding(**fleet.binding(node.index))}, fleet.directory / "bare")  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,8 +69,13 @@ class Fleet:
     nodes: list[DemoNode] = field(default_factory=list)
     fork_server: subprocess.Popen[bytes] | None = None
 
+    ports: list[int] = field(default_factory=list)
+    """Where each daemon listens: fixed, so that a fabric that was killed as a whole finds itself again."""
+    advertised: dict[int, int] = field(default_factory=dict)
+    """Index → port that peers are told to dial instead, where something stands between."""
+
     @property
-    def socket(self) -> Path:
+    def fork_socket(self) -> Path:
         """Where the shared fork server listens."""
         return self.directory / "fork.sock"
 
@@ -79,9 +85,10 @@ class Fleet:
     async def start(self, count: int) -> None:
         """Found, invite, join, start.  Raises TransportError when a daemon does not become ready in time."""
         self.fork_server = subprocess.Popen(
-            [sys.executable, "-m", "fl.learn.forkserver", str(self.socket)],
+            [sys.executable, "-m", "fl.learn.forkserver", str(self.fork_socket)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.directory / "fork.log").open("wb"),
         )  # fmt: skip
+        self.ports = self.ports or free_ports(count)
         self.nodes = [DemoNode(index, self.directory / f"n{index:02d}") for index in range(count)]
         for node in self.nodes:
             StateDir.create(node.state)
@@ -104,9 +111,12 @@ class Fleet:
         }  # fmt: skip
 
     def _config(self, index: int) -> str:
-        sections = {
-            "node": {"name": f"n{index:02d}", "listen": "127.0.0.1:0", "join_listen": "127.0.0.1:0"},
-            "worker": {"fork_server": str(self.socket)},
+        sections: dict[str, dict[str, object]] = {
+            "node": {
+                "name": f"n{index:02d}", "listen": f"127.0.0.1:{self.ports[index]}", "join_listen": "127.0.0.1:0",
+                "advertise": [f"127.0.0.1:{self.advertised.get(index, self.ports[index])}"],
+            },
+            "worker": {"fork_server": str(self.fork_socket)},
             "data.digits": self.binding(index),
         }
         lines = []
@@ -114,10 +124,15 @@ class Fleet:
             lines += [f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in keys.items()), ""]
         return "\n".join(lines)
 
+    async def restart(self, node: DemoNode) -> None:
+        """Start a daemon that was killed; returns when it is a member of the ring again."""
+        self._spawn(node)
+        await self._ready(node)
+
     def _spawn(self, node: DemoNode) -> None:
         node.process = subprocess.Popen(
             [sys.executable, "-m", "node", "-C", str(node.state), "up"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(node.state / "stderr.log").open("wb"),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(node.state / "stderr.log").open("ab"),
         )  # fmt: skip
 
     async def _join(self, founder: DemoNode, node: DemoNode) -> None:
@@ -157,6 +172,18 @@ class Fleet:
         """The largest anonymous memory of a live daemon, MB (Linux ``smaps_rollup``)."""
         sizes = [anonymous_bytes(node.pid) for node in self.nodes if node.condition == "up"]
         return max(sizes, default=0) / 1e6
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody uses at this moment."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
 
 
 def anonymous_bytes(pid: int) -> int:

@@ -115,8 +115,8 @@ class Watch:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _follow(self, node: DemoNode) -> None:
-        """Until the application or the daemon ends; a daemon that does not know the application yet is asked again."""
-        while node.condition == "up":
+        """Until the application ends.  A daemon that is down, or does not know the application yet, is asked again."""
+        while True:
             with contextlib.suppress(MyceliaError):
                 async for event in node.service.follow(self._app):
                     self._story.note(node, event)
