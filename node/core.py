@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -107,16 +107,6 @@ class NodeCore:
             restored=self._restored,
         )  # fmt: skip
         self.apps.forest = self.forest
-        self._commands: dict[type, Callable[[Any, int], object]] = {
-            Start: self._start,
-            Leave: lambda request, now: self._leave(now),
-            FindVoters: lambda request, now: self.ring.find_replicas(request.token, request.app, request.count, now),
-            Publish: lambda request, now: self.ring.publish(request.record, now),
-            Follow: lambda request, now: self.apps.follow(request.app, now),
-            Bind: lambda request, now: self.apps.bind(request.names, request.workers, now),
-            Refuse: lambda request, now: self.apps.refuse(request.app, request.why, now),
-            Trust: lambda request, now: self.apps.trust(request.owners, request.approved, now),
-        }
 
     # ---- the machine ------------------------------------------------------------------------------------------------
 
@@ -160,10 +150,10 @@ class NodeCore:
     # ---- commands ---------------------------------------------------------------------------------------------------
 
     def _command(self, request: Any, now: int) -> None:
-        serve = self._commands.get(type(request))
+        serve = self._COMMANDS.get(type(request))
         if serve is None:
             raise UsageError(f"a node does not know the command {type(request).__name__}")
-        serve(request, now)
+        serve(self, request, now)
 
     def _start(self, request: Start, now: int) -> None:
         """Take up what an earlier life knew, then enter the ring."""
@@ -172,7 +162,7 @@ class NodeCore:
                 self.ring.publish(_records.decode(value), now)
         self.ring.start(request.seeds, now)
 
-    def _leave(self, now: int) -> None:
+    def _leave(self, request: Leave, now: int) -> None:
         for app in list(self.forest.groves):
             self.forest.leave(app, now)
         self.ring.leave(now)
@@ -231,3 +221,14 @@ class NodeCore:
         """Raises AssertionError on a state that no sequence of events may reach."""
         self.ring.check_invariants()
         self.forest.check_invariants()
+
+    _COMMANDS: ClassVar[dict[type, Callable[[NodeCore, Any, int], object]]] = {
+        Start: _start,
+        Leave: _leave,
+        FindVoters: lambda core, request, now: core.ring.find_replicas(request.token, request.app, request.count, now),
+        Publish: lambda core, request, now: core.ring.publish(request.record, now),
+        Follow: lambda core, request, now: core.apps.follow(request.app, now),
+        Bind: lambda core, request, now: core.apps.bind(request.names, request.workers, now),
+        Refuse: lambda core, request, now: core.apps.refuse(request.app, request.why, now),
+        Trust: lambda core, request, now: core.apps.trust(request.owners, request.approved, now),
+    }
