@@ -31,7 +31,7 @@ def _detail(session: Session, app: AppInfo) -> None:
         ("application", f"{app.name} ({short(app.id)})"),
         ("status", app.status),
         ("detail", app.detail),
-        ("refused here", app.refused),
+        *([("refused here", app.refused)] if app.refused else []),
         ("round", f"{app.round} of {app.rounds}"),
         ("epoch", app.epoch),
         ("owner", app.owner),
