@@ -63,8 +63,6 @@ class NodeSection:
     join_listen: str = "[::]:7448"
     """Address `HOST:PORT` on which an issuer answers `mycelia join`; it proves the server to the joiner, who has no
     certificate yet. Nodes that issue no certificates do not open it."""
-    zone: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)] = 0
-    """Administrative zone, 0 to 65535. One zone unless the fabric spans several sites."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
