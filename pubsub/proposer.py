@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from protocol.effects import Outbox
+from protocol.errors import Code
 from protocol.ids import AppId, NodeId
 from protocol.messages import Contact
 from protocol.streams import Stream
@@ -130,21 +131,27 @@ class Proposer:
         self._arm(now)
 
     def on_promise(self, peer: NodeId, message: Promise, now: int) -> None:
-        """Count it; follow traces of newer voters; with a majority adopt the newest head."""
-        if self.phase is not Phase.PREPARING or message.epoch != self.epoch:
+        """Count it; follow traces of newer voters; with a majority adopt the newest head.
+
+        Promises beyond a majority still count until something is proposed: they name further holders of the content.
+        """
+        if self.phase in (Phase.IDLE, Phase.LEADING) or self._proposed is not None or message.epoch != self.epoch:
             return
-        before = self._electorate()
+        head, before = message.accepted, self._electorate()
         if all(voter.id != peer for voter in before):
             return
+        if head is not None and (head.app != self.app or head.epoch > self.epoch):
+            self._out.penalize(peer, Code.UNAUTHORISED, "promise with a head from elsewhere")
+            return
         self._promises[peer] = True
-        head = message.accepted
         if head is not None and (self._best is None or head.order > self._best.order):
             self._best, self._holders = head, [peer]
+            self.phase = Phase.PREPARING
         elif head is not None and self._best is not None and head.order == self._best.order:
             self._holders.append(peer)
         if self._electorate() != before:
             self._ask(now)
-        if majority(self._electorate(), self._promises):
+        if self.phase is Phase.PREPARING and majority(self._electorate(), self._promises):
             self._adopt(now)
 
     def _adopt(self, now: int) -> None:
@@ -155,10 +162,11 @@ class Proposer:
             return  # a committed head that no majority remembers: never go back; keep asking, report stalled
         self.phase = Phase.ADOPTING
         head = msgspec.structs.replace(best, epoch=self.epoch, root=self._me)
-        epoch = self.epoch
+        epoch, chosen = self.epoch, self._best
 
         def propose(at: int) -> None:
-            if self.phase is Phase.ADOPTING and self.epoch == epoch and self._proposed is None:
+            still = self.phase is Phase.ADOPTING and self.epoch == epoch and self._proposed is None
+            if still and self._best is chosen:
                 self.propose(head, at)
 
         self._holdings.ensure(
@@ -239,16 +247,16 @@ class Proposer:
             self._status("stalled", "no majority of the voters answers", now)
         if self._proposed is not None:
             self._offer(now)
-        elif self.phase is Phase.ADOPTING:
+            return
+        self._ask(now)
+        if self.phase is Phase.ADOPTING:
             self._adopt(now)
-        else:
-            self._ask(now)
 
     def retire(self, epoch: int) -> bool:
         """A newer epoch exists, or candidacy makes no sense any more.  True when this node was root."""
         was_root = self.phase is Phase.LEADING
         self.epoch = max(self.epoch, epoch)
         self.phase, self._proposed, self._known, self._best = Phase.IDLE, None, None, None
-        self._promises, self._accepted = {}, {}
+        self._promises, self._accepted, self._holders = {}, {}, []
         self._out.cancel_timer(("tree.head", self.app))
         return was_root

@@ -1,0 +1,310 @@
+"""One candidate: whom it asks, what it takes over, when it is root, and how it goes on when others do not answer."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from protocol.effects import Effect, Outbox, Penalize, Send, SetTimer, StartTransfer
+from protocol.errors import Code
+from protocol.events import TransferDone, TransferFailed
+from protocol.ids import NodeId
+from protocol.messages import Contact, Message, Value
+from protocol.streams import Stream
+from pubsub.config import SECOND, TreeConfig
+from pubsub.holdings import Holdings
+from pubsub.messages import Accept, Accepted, Head, Prepare, Promise
+from pubsub.proposer import Phase, Proposer
+from tests.pubsub.quiet import QuietRing
+
+APP = b"application-id-1"
+V = tuple(Contact(bytes([index]) * 16, (f"10.0.0.{index}:1",), 1) for index in range(9))
+ME = V[8]
+SMALL, BIG, NEXT = Value(1, b"m"), Value(100_000, b"", b"B" * 32), Value(100_000, b"", b"N" * 32)
+
+
+def head(epoch: int, round_: int, voters: tuple[Contact, ...], model: Value = SMALL) -> Head:
+    return Head(APP, epoch, round_, V[0], voters, model)
+
+
+class Bench:
+    """A candidate in front of voters that the test plays."""
+
+    def __init__(self, genesis: Head) -> None:
+        self.ring = QuietRing(V)
+        self.out = Outbox()
+        self.holdings = Holdings(self.out)
+        self.rooted: list[Head] = []
+        self.committed: list[Head] = []
+        self.said: list[str] = []
+        self.effects: list[Effect] = []
+        self.now = 0
+        self.proposer = Proposer(
+            APP, ME, TreeConfig(), ring=self.ring, out=self.out, stream=Stream(0), genesis=genesis,
+            holdings=self.holdings,
+            on_rooted=lambda head, now: self.rooted.append(head),
+            on_committed=lambda head, now: self.committed.append(head),
+            status=lambda status, detail, now: self.said.append(status),
+        )  # fmt: skip
+
+    def phase(self) -> Phase:
+        return self.proposer.phase
+
+    def sent(self, kind: type[Message]) -> list[NodeId]:
+        """To whom messages of ``kind`` went since the last question."""
+        new = self.out.drain()
+        self.effects += new
+        return [effect.peer for effect in new if isinstance(effect, Send) and isinstance(effect.message, kind)]
+
+    def promise(self, voter: Contact, accepted: Head | None = None, epoch: int | None = None) -> None:
+        epoch = self.proposer.epoch if epoch is None else epoch
+        self.proposer.on_promise(voter.id, Promise(APP, epoch, accepted), self.now)
+
+    def accepted(self, voter: Contact) -> None:
+        proposed = self.proposer._proposed
+        assert proposed is not None
+        self.proposer.on_accepted(voter.id, Accepted(APP, proposed.epoch, proposed.round), self.now)
+
+    def tick(self) -> None:
+        self.now += SECOND
+        self.proposer.on_timer(self.now)
+
+
+def ids(*indices: int) -> list[NodeId]:
+    return [V[index].id for index in indices]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench(head(0, 0, V[:3]))
+    bench.proposer.stand(head(0, 0, V[:3]), 0)
+    return bench
+
+
+def leading(bench: Bench, accepted: Head | None = None) -> Bench:
+    for voter in V[:2]:
+        bench.promise(voter, accepted)
+    for voter in V[:2]:
+        bench.accepted(voter)
+    assert bench.proposer.leading
+    bench.sent(Accept)
+    return bench
+
+
+def test_it_asks_all_voters_and_needs_a_majority(bench: Bench) -> None:
+    assert bench.sent(Prepare) == ids(0, 1, 2)
+    bench.promise(V[0])
+    assert bench.phase() is Phase.PREPARING
+    bench.promise(V[0])
+    assert bench.phase() is Phase.PREPARING
+    bench.promise(V[1])
+    assert bench.phase() is Phase.ADOPTING
+    assert bench.sent(Accept) == ids(0, 1, 2)
+
+
+def test_it_is_root_only_when_a_majority_holds_the_inherited_head(bench: Bench) -> None:
+    inherited = head(0, 0, V[:3])
+    bench.promise(V[0])
+    bench.promise(V[1])
+    bench.accepted(V[2])
+    assert not bench.rooted
+    bench.accepted(V[0])
+    assert bench.rooted == [msgspec.structs.replace(inherited, epoch=1, root=ME)]
+    assert not bench.committed
+
+
+def test_what_strangers_and_dead_epochs_answer_does_not_count(bench: Bench) -> None:
+    bench.promise(V[5])
+    bench.promise(V[0], epoch=7)
+    bench.promise(V[0], epoch=0)
+    bench.promise(V[1])
+    assert bench.phase() is Phase.PREPARING
+
+
+def test_a_promise_with_a_head_of_another_application_or_time_is_a_penalty(bench: Bench) -> None:
+    bench.promise(V[0], msgspec.structs.replace(head(0, 1, V[:3]), app=b"?" * 16))
+    bench.promise(V[1], head(9, 1, V[:3]))
+    bench.sent(Prepare)
+    codes = [effect.code for effect in bench.effects if isinstance(effect, Penalize)]
+    assert codes == [Code.UNAUTHORISED] * 2
+    assert bench.phase() is Phase.PREPARING
+
+
+def test_the_newest_accepted_head_is_taken_over_epoch_before_round() -> None:
+    bench = Bench(head(0, 0, V[:5]))
+    bench.proposer.epoch = 8
+    bench.proposer.stand(head(3, 7, V[:5]), 0)
+    bench.promise(V[0], head(3, 8, V[:5], Value(1, b"a")))
+    bench.promise(V[1], head(4, 7, V[:5], Value(1, b"b")))
+    bench.promise(V[2], head(3, 7, V[:5], Value(1, b"c")))
+    for voter in V[:3]:
+        bench.accepted(voter)
+    assert (bench.rooted[0].order, bench.rooted[0].model) == ((9, 7), Value(1, b"b"))
+
+
+def test_an_outdated_voter_set_leads_to_the_newest_one(bench: Bench) -> None:
+    """Voters were {0,1,2}; then 3 was added, then 0 removed, then 4 added."""
+    bench.sent(Prepare)
+    bench.promise(V[0], head(1, 1, V[:4]))
+    assert bench.sent(Prepare) == ids(1, 2, 3)
+    bench.promise(V[3], head(1, 3, (V[1], V[2], V[3], V[4])))
+    assert bench.sent(Prepare) == ids(1, 2, 4)
+    assert bench.phase() is Phase.PREPARING
+    bench.promise(V[4], head(1, 3, (V[1], V[2], V[3], V[4])))
+    assert bench.phase() is Phase.PREPARING
+    bench.promise(V[1], head(1, 2, (V[1], V[2], V[3])))
+    assert bench.phase() is Phase.ADOPTING
+    assert bench.sent(Accept) == ids(1, 2, 3, 4)
+
+
+def test_a_head_older_than_what_is_known_to_be_committed_is_never_taken_over() -> None:
+    bench = Bench(head(0, 0, V[:3]))
+    bench.proposer.stand(head(2, 5, V[:3]).outline(), 0)
+    for voter in V[:3]:
+        bench.promise(voter, head(2, 4, V[:3]))
+    assert bench.phase() is Phase.PREPARING
+    for _ in range(10):
+        bench.tick()
+    assert bench.phase() is Phase.PREPARING
+    assert "stalled" in bench.said
+
+
+def test_one_voter_is_added_or_one_removed_never_both(bench: Bench) -> None:
+    leading(bench)
+    bench.ring.near = V[3:]
+    bench.ring.dead = ids(2)
+    without = bench.proposer.next_voters(V[:3])
+    assert without == V[:2]
+    assert bench.proposer.next_voters(without) == (*V[:2], V[3])
+    bench.ring.dead = ids(0, 1, 2)
+    assert bench.proposer.next_voters(V[:3]) == V[:3]
+
+
+def test_who_does_not_answer_is_asked_again_with_growing_pauses(bench: Bench) -> None:
+    bench.promise(V[1])
+    bench.sent(Prepare)
+    pauses: list[int] = []
+    for _ in range(8):
+        bench.tick()
+        assert bench.sent(Prepare) == ids(0, 2)
+        (timer,) = [effect for effect in bench.effects[-3:] if isinstance(effect, SetTimer)]
+        pauses.append(timer.at - bench.now)
+    assert max(pauses) <= TreeConfig().retry_limit * 5 // 4
+    assert pauses[3] > 4 * pauses[0]
+    assert "stalled" in bench.said
+
+
+def test_without_a_majority_it_says_stalled_and_goes_on_when_they_return(bench: Bench) -> None:
+    leading(bench)
+    bench.proposer.propose(head(1, 1, V[:3]), bench.now)
+    bench.accepted(V[0])
+    for _ in range(7):
+        bench.tick()
+    assert bench.said[-1] == "stalled"
+    assert not bench.committed
+    bench.accepted(V[2])
+    assert [one.order for one in bench.committed] == [(1, 1)]
+
+
+def test_an_answer_to_another_round_does_not_commit(bench: Bench) -> None:
+    leading(bench)
+    bench.proposer.propose(head(1, 1, V[:3]), bench.now)
+    for voter in V[:3]:
+        bench.proposer.on_accepted(voter.id, Accepted(APP, 1, 0), bench.now)
+    for voter in V[5:]:
+        bench.proposer.on_accepted(voter.id, Accepted(APP, 1, 1), bench.now)
+    assert not bench.committed
+
+
+def test_the_answers_of_removed_voters_do_not_commit(bench: Bench) -> None:
+    leading(bench)
+    bench.proposer.propose(head(1, 1, V[1:3]), bench.now)
+    bench.accepted(V[0])
+    bench.accepted(V[1])
+    assert not bench.committed
+    bench.accepted(V[2])
+    assert bench.committed
+
+
+def test_retiring_forgets_what_was_under_way(bench: Bench) -> None:
+    leading(bench)
+    bench.proposer.propose(head(1, 1, V[:3]), bench.now)
+    assert bench.proposer.retire(4)
+    assert not bench.proposer.busy
+    for voter in V[:3]:
+        bench.proposer.on_accepted(voter.id, Accepted(APP, 1, 1), bench.now)
+    assert not bench.committed
+    bench.proposer.stand(head(1, 0, V[:3]), bench.now)
+    assert bench.proposer.epoch == 5
+
+
+# ---- large models --------------------------------------------------------------------------------------------------
+
+
+def transfers(bench: Bench) -> list[NodeId]:
+    bench.sent(Prepare)
+    return [effect.peer for effect in bench.effects if isinstance(effect, StartTransfer)]
+
+
+def test_the_model_is_fetched_before_it_is_proposed(bench: Bench) -> None:
+    held = head(1, 1, V[:3], BIG)
+    bench.promise(V[0], held)
+    bench.promise(V[1], head(1, 0, V[:3]))
+    assert transfers(bench) == ids(0)
+    assert not bench.proposer.busy
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert bench.proposer.busy
+
+
+def test_a_holder_that_dies_is_replaced_by_one_that_promised_later(bench: Bench) -> None:
+    held = head(1, 1, V[:3], BIG)
+    bench.promise(V[0], held)
+    bench.promise(V[1], head(1, 0, V[:3]))
+    bench.holdings.handle(TransferFailed(BIG.blob, 0), 0)
+    bench.holdings.handle(TransferFailed(BIG.blob, 0), 0)
+    assert len(bench.holdings) == 0
+    bench.sent(Prepare)
+    bench.tick()
+    assert bench.sent(Prepare) == ids(2)
+    bench.promise(V[2], held)
+    bench.tick()
+    for _ in range(3):
+        bench.holdings.handle(TransferFailed(BIG.blob, 0), 0)
+    assert V[2].id in transfers(bench)
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert bench.proposer.busy
+
+
+def test_a_newer_head_that_shows_itself_late_is_taken_instead(bench: Bench) -> None:
+    bench.promise(V[0], head(1, 1, V[:3], BIG))
+    bench.promise(V[1])
+    bench.promise(V[2], head(1, 2, V[:3], NEXT))
+    assert set(transfers(bench)) == set(ids(0, 2))
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert not bench.proposer.busy
+    bench.holdings.handle(TransferDone(NEXT.blob), 0)
+    assert bench.proposer._proposed is not None
+    assert bench.proposer._proposed.round == 2
+
+
+def test_a_transfer_that_ends_after_the_candidacy_proposes_nothing(bench: Bench) -> None:
+    bench.promise(V[0], head(1, 1, V[:3], BIG))
+    bench.promise(V[1])
+    bench.proposer.retire(9)
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert not bench.proposer.busy
+
+
+def test_waiting_for_a_model_never_stops_asking(bench: Bench) -> None:
+    bench.promise(V[0], head(1, 1, V[:3], BIG))
+    bench.promise(V[1])
+    for _ in range(20):
+        bench.effects.clear()
+        bench.tick()
+        bench.sent(Prepare)
+        assert any(isinstance(effect, SetTimer) for effect in bench.effects)
+        bench.holdings.handle(TransferFailed(BIG.blob, 0), 0)
+    assert "stalled" in bench.said
+    bench.tick()
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert bench.proposer.busy
