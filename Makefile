@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Options for the programs below, e.g. make demo DEMO="--seed 3 --json out/demo.json"; make test TEST="tests/dht -x"
 DEMO ?=
 TEST ?=
-BENCH ?= tree round idle
+BENCH ?= tree round idle simulator
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format lint types contracts bench constraints clean

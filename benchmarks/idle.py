@@ -1,8 +1,8 @@
 """What a daemon costs when nothing happens: ``python -m benchmarks.idle [--peers 24] [--seconds 60]``.
 
-A fabric of peers + 1 real daemons on loopback, left alone.  Memory and CPU are read from /proc for every daemon and the worst
-is reported.  Traffic is what the loopback device carried, headers and acknowledgements included, shared by the daemons
-and extrapolated to a day; each byte counts for its sender and for its receiver.
+A fabric of peers + 1 real daemons on loopback, left alone.  Memory and CPU are read from /proc for every daemon and the
+worst is reported.  Traffic is what the loopback device carried, headers and acknowledgements included, shared by the
+daemons and extrapolated to a day; each byte counts for its sender and for its receiver.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ async def measure(fleet: Fleet, count: int, seconds: float) -> Report:
     shares = [100 * (cpu_seconds(pid) - spent) / wall for pid, spent in zip(pids, before, strict=True)]
     memory = [anonymous_bytes(pid) / 1e6 for pid in pids]
     links = [(await node.service.status()).links for node in fleet.nodes]
-    report = Report("idle", facts={"daemons": count, "measured_s": round(wall, 1), "links_median": sorted(links)[count // 2]})
+    report = Report(
+        "idle", facts={"daemons": count, "measured_s": round(wall, 1), "links_median": sorted(links)[count // 2]}
+    )
     report.facts |= {"cpu_percent_median": sorted(shares)[count // 2], "memory_mb_median": sorted(memory)[count // 2]}
     report.aims += [
         Aim("anonymous memory, worst daemon", max(memory), 40.0, unit="MB"),

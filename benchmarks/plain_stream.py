@@ -65,7 +65,8 @@ async def rate(size: int, repeats: int = 3) -> float:
     port = int(process.stdout.readline())
     options = (*OPTIONS, ("grpc.ssl_target_name_override", node_name(sender.id)))
     best = 0.0
-    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", channel_credentials(receiver.credentials), options) as channel:
+    credentials = channel_credentials(receiver.credentials)
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
         for _ in range(repeats):
             buffer, offset, started = bytearray(size), 0, time.monotonic()
             async for chunk in channel.unary_stream("/plain/Get")(b""):

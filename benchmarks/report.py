@@ -57,7 +57,14 @@ class Report:
             "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()},
             "facts": self.facts,
             "aims": [
-                {"name": aim.name, "value": aim.value, "bound": aim.bound, "at_least": aim.at_least, "unit": aim.unit, "met": aim.met}
+                {
+                    "name": aim.name,
+                    "value": aim.value,
+                    "bound": aim.bound,
+                    "at_least": aim.at_least,
+                    "unit": aim.unit,
+                    "met": aim.met,
+                }
                 for aim in self.aims
             ],
         }  # fmt: skip

@@ -1,7 +1,7 @@
 """What a federated round costs beyond its trainings: ``python -m benchmarks.round [--nodes 16] [--rounds 20]``.
 
-Runs ``mycelia demo --no-kill``: real daemons, and afterwards, on the same cores and in the same run, the same trainings in
-idle worker processes with no fabric around them.  The difference of the two medians is the overhead.
+Runs ``mycelia demo --no-kill``: real daemons, and afterwards, on the same cores and in the same run, the same trainings
+in idle worker processes with no fabric around them.  The difference of the two medians is the overhead.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "demo.json"
         subprocess.run(
-            [sys.executable, "-m", "node", "demo", "--nodes", str(args.nodes), "--rounds", str(args.rounds), "--no-kill",
-             "--alpha", "0.5", "--json", str(out), "--model", str(Path(directory) / "model.safetensors")],
+            [sys.executable, "-m", "node", "demo", "--nodes", str(args.nodes), "--rounds", str(args.rounds),
+             "--no-kill", "--alpha", "0.5", "--json", str(out), "--model", str(Path(directory) / "model.safetensors")],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         demo = json.loads(out.read_text())

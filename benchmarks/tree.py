@@ -1,7 +1,8 @@
 """Bulk down a tree: ``python -m benchmarks.tree [--mb 100] [--nodes 8] [--fan-out 2]``.
 
 Real drivers, one process each, hand one artifact down a tree over mutual TLS: written to disk, hashed and verified at
-every node, and passed on while it arrives.  The yardstick is one plain gRPC stream between two processes in the same run.
+every node, and passed on while it arrives.  The yardstick is one plain gRPC stream between two processes in the same
+run.
 """
 
 from __future__ import annotations
@@ -72,11 +73,15 @@ async def measure(size: int, nodes: int, fan_out: int) -> Report:
         assert member.process.stdin is not None
         member.process.stdin.close()
     await asyncio.gather(*(member.process.wait() for member in members))
-    grown = [(answer["peak_kb"] - member.base_kb) * 1024 / size for answer, member in zip(answers, members[1:], strict=True)]
+    grown = [
+        (answer["peak_kb"] - member.base_kb) * 1024 / size for answer, member in zip(answers, members[1:], strict=True)
+    ]
     inner = [index for index in range(1, nodes) if index * fan_out + 1 < nodes]
     leaves = [index for index in range(1, nodes) if index not in inner]
     rate = (nodes - 1) * size / wall
-    report = Report("tree", facts={"nodes": nodes, "fan_out": fan_out, "megabytes": size / MB, "wall_s": round(wall, 3)})
+    report = Report(
+        "tree", facts={"nodes": nodes, "fan_out": fan_out, "megabytes": size / MB, "wall_s": round(wall, 3)}
+    )
     report.facts |= {"plain_mb_s": round(plain / 1e6, 1), "tree_mb_s": round(rate / 1e6, 1)}
     report.aims += [
         Aim("(edges × bytes)/wall over a plain stream", rate / plain, 0.5, at_least=True),

@@ -25,16 +25,12 @@ WARM_UP = 2
 """Rounds that are not measured: a process is forked and loads code and data in its first."""
 
 
-async def bare_rounds(
-    fleet: Fleet, app_file: Path, settings: Sequence[str], model: bytes, count: int
-) -> list[float]:
+async def bare_rounds(fleet: Fleet, app_file: Path, settings: Sequence[str], model: bytes, count: int) -> list[float]:
     """Seconds of each of ``count`` rounds of trainings from ``model``, one worker process per node."""
     section = WorkerSection(fork_server=str(fleet.fork_socket))
     bundle = bundles.pack(app_file)
-    pools = [
-        WorkerPool(replace(section, max=2), {"digits": Binding(**fleet.binding(node.index))}, fleet.directory / "bare")  # type: ignore[arg-type]
-        for node in fleet.nodes
-    ]
+    bindings = [Binding(**fleet.binding(node.index)) for node in fleet.nodes]  # type: ignore[arg-type]
+    pools = [WorkerPool(replace(section, max=2), {"digits": binding}, fleet.directory / "bare") for binding in bindings]
     try:
         for pool in pools:
             await pool.start()
@@ -42,7 +38,14 @@ async def bare_rounds(
         walls = []
         for number in range(1, WARM_UP + count + 1):
             tasks = [
-                Train(spec.id, spec, number, spec.initial, seed_of(spec.seed, number, bytes.fromhex(node.id)), spec.evaluate)
+                Train(
+                    spec.id,
+                    spec,
+                    number,
+                    spec.initial,
+                    seed_of(spec.seed, number, bytes.fromhex(node.id)),
+                    spec.evaluate,
+                )
                 for node in fleet.nodes
             ]
             started = time.monotonic()

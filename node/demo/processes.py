@@ -1,8 +1,9 @@
 """Sixteen daemons on one machine, each its own process, key, certificate and state directory.
 
 Everything goes the way that an operator goes: the first directory founds the fabric, the others join with a
-one-line invitation over the issuer's TLS listener, and every daemon is ``mycelia up``.  Only the torch preload is shared: one
-fork server from which all daemons take their workers, since sixteen imports of torch would take half a minute.
+one-line invitation over the issuer's TLS listener, and every daemon is ``mycelia up``.  Only the torch preload is
+shared: one fork server from which all daemons take their workers, since sixteen imports of torch would take half a
+minute.
 """
 
 from __future__ import annotations
@@ -113,7 +114,9 @@ class Fleet:
     def _config(self, index: int) -> str:
         sections: dict[str, dict[str, object]] = {
             "node": {
-                "name": f"n{index:02d}", "listen": f"127.0.0.1:{self.ports[index]}", "join_listen": "127.0.0.1:0",
+                "name": f"n{index:02d}",
+                "listen": f"127.0.0.1:{self.ports[index]}",
+                "join_listen": "127.0.0.1:0",
                 "advertise": [f"127.0.0.1:{self.advertised.get(index, self.ports[index])}"],
             },
             "worker": {"fork_server": str(self.fork_socket)},

@@ -36,7 +36,12 @@ async def verified(
     file = fleet.directory / "verify.json"
     file.write_text(json.dumps(request))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "fl.learn.verify", str(file), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "fl.learn.verify",
+        str(file),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     output, errors = await process.communicate()
     if process.returncode:

@@ -1,4 +1,4 @@
-"""What all daemons say of one application, put together: the tree, the rounds, and how fast a broken place was mended."""
+"""What all daemons say of one application, put together: tree, rounds, and how fast a broken place was mended."""
 
 from __future__ import annotations
 
