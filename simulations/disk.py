@@ -41,7 +41,6 @@ class Disk:
         """Slows down every write."""
 
 
-
 class Disks:
     """Writes and what a crash leaves of them."""
 

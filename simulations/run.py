@@ -170,9 +170,7 @@ def run(
     through the codec; ``hooks`` see every event; ``stop_early`` ends the run soon after the first violation.
     """
     chosen = scenario.seed if seed is None else seed
-    return Run(
-        scenario, chosen, compute=compute, check_wire=check_wire, hooks=hooks, stop_early=stop_early
-    ).execute()
+    return Run(scenario, chosen, compute=compute, check_wire=check_wire, hooks=hooks, stop_early=stop_early).execute()
 
 
 def _where(error: AssertionError) -> str:

@@ -52,9 +52,7 @@ class Trees:
                     forest.setdefault(app, {})[host.id] = host
         return forest
 
-    def _links(
-        self, app: AppId, trees: dict[NodeId, Host], found: dict[tuple[str, AppId, NodeId], str]
-    ) -> None:
+    def _links(self, app: AppId, trees: dict[NodeId, Host], found: dict[tuple[str, AppId, NodeId], str]) -> None:
         """A parent and its child must agree that they are."""
         for node, host in trees.items():
             tree = self._world.core(host).forest.groves[app].tree
@@ -66,9 +64,7 @@ class Trees:
                 if other is not None and self._world.core(other).forest.groves[app].tree.parent != node:
                     found["one-parent", app, child] = f"{short(node)} keeps {short(child)}, which has another parent"
 
-    def _cycles(
-        self, app: AppId, trees: dict[NodeId, Host], found: dict[tuple[str, AppId, NodeId], str]
-    ) -> None:
+    def _cycles(self, app: AppId, trees: dict[NodeId, Host], found: dict[tuple[str, AppId, NodeId], str]) -> None:
         """Walk up from every node; whoever comes back to itself is on a cycle."""
         parents = {node: self._world.core(host).forest.groves[app].tree.parent for node, host in trees.items()}
         for node, parent in parents.items():
