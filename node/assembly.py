@@ -33,7 +33,9 @@ from .identity.membership import Membership
 from .journal import Journal
 from .keeper import Keeper
 from .kvstore import KVStore
+from .links.channels import split_address
 from .links.manager import LinkConfig
+from .ports import Ports
 from .statedir import StateDir
 from .trust import TrustList
 from .workers import WorkerPool
@@ -57,6 +59,9 @@ class Node:
         self.config = config
         self.state = state
         self.membership = Membership.load(state, unix_time())
+        self.notes = KVStore(state.root / "notes.db")
+        restored = self.notes.load()
+        self._ports = Ports(restored)
         self.core: NodeCore | None = None
         self.name = config.node.name or os.uname().nodename
         self.workers = WorkerPool(config.worker, config.data, state.root / "workers", label=self.name, hear=self._heard)
@@ -70,8 +75,6 @@ class Node:
             artifacts=artifacts,
             workers=self.workers if config.worker.enabled else None,
         )
-        self.notes = KVStore(state.root / "notes.db")
-        restored = self.notes.load()
         self.journal = Journal(restored, time.time)
         self.trust = TrustList(config.trust, self.membership.document.owner, restored)
         self.desk = self._make_desk()
@@ -98,11 +101,22 @@ class Node:
             self.keeper.start(notices)
             self.apply_trust()
             self.daemon.command(Bind(frozenset(self.config.data), self.config.worker.enabled))
-            if self.desk is not None:
-                self.desk.start(self.config.node.join_listen, self.config.node.advertise)
+            await self._open_desk()
+            await self.keeper.note(self._bound())
         except BaseException:
             await self.stop()
             raise
+
+    async def _open_desk(self) -> None:
+        if self.desk is not None:
+            address = self._ports.choose("join", self.config.node.join_listen)
+            port = self.desk.start(address, self.config.node.advertise)
+            await self.keeper.note(self._ports.took("join", port))
+
+    def _bound(self) -> dict[str, bytes | None]:
+        """What to remember of the address that peers were given; nothing when the operator chose it."""
+        addresses = () if self.config.node.advertise else self.daemon.me.addresses
+        return self._ports.took("listen", split_address(addresses[0])[1]) if addresses else {}
 
     async def stop(self) -> None:
         """Hand over, say goodbye, close everything.  Idempotent."""
@@ -175,7 +189,7 @@ class Node:
     def _daemon_config(self) -> DaemonConfig:
         node, links = self.config.node, self.config.links
         return DaemonConfig(
-            listen=(node.listen,) if node.listen else (),
+            listen=(self._ports.choose("listen", node.listen),) if node.listen else (),
             advertise=node.advertise,
             seeds=load_contacts(self.state),
             incarnation=self.state.next_incarnation(unix_time()),

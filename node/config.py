@@ -55,8 +55,8 @@ class NodeSection:
     """Directory of keys, durable state and models. Read only from a file given by `--config`; `-C` and
     `MYCELIA_STATE_DIR` win. Default: `$XDG_STATE_HOME/mycelia`, else `~/.local/state/mycelia`."""
     listen: str = "[::]:7447"
-    """Address `HOST:PORT` on which peers dial this node; port 0 picks a free one. `[::]` accepts IPv6 and IPv4. Empty:
-    the node only dials out and is a leaf member, which owns no keys and roots no trees."""
+    """Address `HOST:PORT` on which peers dial this node; port 0 picks a free one and keeps it. `[::]` accepts
+    IPv6 and IPv4. Empty: the node only dials out and is a leaf member, which owns no keys and roots no trees."""
     advertise: tuple[str, ...] = ()
     """Addresses `HOST:PORT` that peers are told to dial, best first, at most 8. Set it behind port forwarding or in a
     container. Default: the listening address, with the host's own addresses for a wildcard."""

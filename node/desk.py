@@ -52,8 +52,10 @@ class JoinDesk:
         )
         self._addresses: tuple[str, ...] = ()
 
-    def start(self, address: str, advertise: tuple[str, ...]) -> None:
-        """Answer joiners on ``address``; ``advertise``: addresses under which others reach this node, if not its own.
+    def start(self, address: str, advertise: tuple[str, ...]) -> int:
+        """Answer joiners on ``address`` and return the port.
+
+        ``advertise``: addresses under which others reach this node, if not its own.
 
         Raises ConfigError when the address cannot be bound.
         """
@@ -62,6 +64,7 @@ class JoinDesk:
         bound = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         elsewhere = tuple(f"{known.rpartition(':')[0]}:{port}" for known in advertise)
         self._addresses = elsewhere or advertised([bound])
+        return port
 
     async def invite(self, lifetime_s: int) -> tuple[str, int]:
         """A token, and when it expires in Unix seconds.  Raises UsageError, StorageError."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dht.messages import Record
@@ -47,8 +47,8 @@ from .workers import WorkerPool
 
 log = logging.getLogger("mycelia.node")
 
-REMEMBER_S = 60.0
-"""Seconds between two looks at whom to remember."""
+REMEMBER_S = 5.0
+"""Seconds between two looks at whom to remember; only a change costs a write."""
 RENEW_CHECK_S = 600.0
 """Seconds after which the certificate is looked at again at the latest: the wall clock may have jumped meanwhile."""
 
@@ -104,7 +104,7 @@ class Keeper:
     async def _note(self, notice: Any) -> None:
         if isinstance(notice, RecordChanged) and notice.record.kind == Kind.REVOCATION:
             self._revocation(notice.record)
-        batch = self._journal.notice(notice)
+        await self.note(self._journal.notice(notice))
         self._log(notice)
         try:
             if isinstance(notice, RoundCommitted):
@@ -114,6 +114,12 @@ class Keeper:
                 await self._consider(notice.record.subject)
             elif isinstance(notice, StatusChanged) and notice.status in OVER:
                 self._release_inputs(notice.app)
+        except StorageError as error:
+            log.warning("the disk refuses models: %s", error)
+
+    async def note(self, batch: Mapping[str, bytes | None]) -> None:
+        """Make ``batch`` durable, as far as the disk allows."""
+        try:
             if batch:
                 await self._notes.write(batch)
         except StorageError as error:
@@ -226,7 +232,7 @@ class Keeper:
 
     async def remember_contacts(self) -> None:
         """Make durable whom to dial after a restart, if that has changed."""
-        contacts = self._neighbours()
+        contacts = tuple(sorted(self._neighbours(), key=lambda contact: contact.id))
         if not contacts or contacts == self._remembered:
             return
         try:
