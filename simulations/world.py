@@ -40,6 +40,8 @@ CLOCK_SKEW_NS = 2 * SECOND
 UPTIME_NS = 30 * 24 * 3600 * SECOND
 """Machines have been up for as long as this when the run starts: their monotonic clocks agree on nothing."""
 RESUBMIT_NS = 5 * SECOND
+SEED_DRAWS = 64
+"""Hosts that are looked at for the seeds of one node; the first node of all finds none, and is the first."""
 APP_TTL_S = 30 * 24 * 3600
 MEGABIT = 125_000.0
 
@@ -97,6 +99,8 @@ class World:
         self.submissions = self._draw_applications()
         self.by_app: dict[AppId, Submission] = {}
         self._names = self._bindings()
+        self._entered = 0
+        """Members up to this index have been started at least once."""
         self.engine.tap(ReplicasFound, self._voters_found)
         self.engine.tap(TookOver, self._took_over)
         self.engine.tap(SteppedDown, self._stepped_down)
@@ -136,14 +140,24 @@ class World:
 
     def _enter(self, host: Host, member: int) -> None:
         """Start the process of ``host`` as its operator would: with seeds, bindings and trust."""
-        present = [other for other in self.members if other.alive and other is not host and other.contact.dialable]
-        seeds = self._stream.sample(present, self.scenario.nodes.seeds)
+        self._entered = max(self._entered, member + 1)
         self.engine.start(
             host,
-            Start(tuple(seed.contact for seed in seeds)),
+            Start(self._seeds(host)),
             Trust(frozenset([self._owner.public_key])),
             Bind(self._names.get(member, frozenset())),
         )
+
+    def _seeds(self, host: Host) -> tuple[Contact, ...]:
+        """Some who are there already: drawn one by one, since a list of all of them for each would be quadratic."""
+        found: dict[int, Contact] = {}
+        for _ in range(SEED_DRAWS):
+            other = self.members[self._stream.below(self._entered)]
+            if other is not host and other.alive and other.contact.dialable:
+                found[other.index] = other.contact
+            if len(found) == self.scenario.nodes.seeds:
+                break
+        return tuple(found.values())
 
     # ---- applications ----
 
