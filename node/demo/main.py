@@ -73,13 +73,13 @@ async def _demo(args: argparse.Namespace, fleet: Fleet) -> dict[str, Any]:
     view.say(f"{startup:6.1f} s  all of them know each other; submitting {app_file().name}")
     # A round may miss the dead and the frozen, but the first one must not begin before nearly all have joined.
     settings = [f"seed={args.seed}", f"min_workers={max(1, args.nodes - 3)}"]
-    app = await _submit(fleet.nodes[0], args.rounds, settings)
+    app = await submit(fleet.nodes[0], args.rounds, settings)
     await _run(args, fleet, story, view, app)
     settings.append(f"rounds={args.rounds}")
     return await _report(args, fleet, story, settings, startup)
 
 
-async def _submit(node: DemoNode, rounds: int, settings: Sequence[str]) -> str:
+async def submit(node: DemoNode, rounds: int, settings: Sequence[str]) -> str:
     """``mycelia run`` on the founder, in the background.  Answers the application's id."""
     options = [word for setting in settings for word in ("--set", setting)]
     process = await asyncio.create_subprocess_exec(

@@ -1,0 +1,193 @@
+"""Sixteen real daemons under blows: ``python -m benchmarks.churn [--nodes 16] [--json FILE]``.
+
+One application trains while, one after the other, an interior node and the root are killed, the root is stopped for ten
+seconds and goes on, and the link of a parent falls silent; those killed come back.  A second application is at
+round 7 when all daemons are killed at once and started again.  Detection and re-join are timed against the budgets,
+and at the end both models are computed again from the logged contributors by a bare loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from node.demo import proof
+from node.demo.main import app_file, submit
+from node.demo.processes import DemoNode, Fleet, free_ports
+from node.demo.watch import Incident, Story, Watch
+
+from .proxy import Proxy
+from .report import Aim, Report, leave, parser
+
+LIMIT_S = 120.0
+FROZEN_S = 10.0
+
+
+async def until(condition: Callable[[], object], what: str, story: Story) -> None:
+    """Wait, bounded, for something that the story tells."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come; round {story.last_round}, root {story.root[4:12]}")
+        await asyncio.sleep(0.02)
+
+
+class Blows:
+    """What is done to the first application."""
+
+    def __init__(self, fleet: Fleet, story: Story, proxies: dict[int, Proxy], report: Report) -> None:
+        self._fleet, self._story, self._proxies, self._report = fleet, story, proxies, report
+
+    async def all(self) -> None:
+        await self._rounds(3)
+        await self._kill("aggregator")
+        await self._rounds(3)
+        await self._kill("root")
+        await self._rounds(3)
+        await self._freeze_root()
+        await self._rounds(3)
+        await self._silence_a_parent()
+        await self._rounds(3)
+
+    async def _rounds(self, count: int) -> None:
+        """Let the application get on, and everyone be up."""
+        target = self._story.last_round + count
+        await until(lambda: self._story.last_round >= target, f"round {target}", self._story)
+
+    def _victim(self, role: str) -> DemoNode:
+        return next(
+            self._fleet.node(node) for node, place in sorted(self._story.places.items())
+            if place.role == role and self._fleet.node(node).condition == "up" and (role == "root" or place.children)
+        )  # fmt: skip
+
+    async def _mended(self, incident: Incident) -> None:
+        if incident.role == "root":
+            await until(lambda: incident.hand_over is not None, "another root", self._story)
+        await until(lambda: None not in incident.orphans.values(), "another parent for every orphan", self._story)
+
+    async def _kill(self, role: str) -> None:
+        await until(lambda: any(place.role == role for place in self._story.places.values()), f"a {role}", self._story)
+        victim = self._victim(role)
+        incident = self._story.struck(victim.id, "killed")
+        victim.signal(signal.SIGKILL, "killed")
+        await self._mended(incident)
+        # In the tree an orphan of the root must wait until there is another; an interior node's need not.
+        rejoined = sorted(seconds for seconds in incident.orphans.values() if seconds is not None)
+        self._report.facts[f"orphans of the killed {role}, s"] = [round(seconds, 3) for seconds in rejoined]
+        if role == "root":
+            self._report.facts["hand-over after the root was killed, s"] = round(incident.hand_over or 0, 3)
+        elif rejoined:
+            median = rejoined[len(rejoined) // 2]
+            self._report.aims.append(Aim("closed socket: orphan joined again, median", 1000 * median, 300, unit="ms"))
+        assert victim.process is not None
+        victim.process.wait(10)
+        await self._fleet.restart(victim)
+        back = self._story.last_round + 4
+        await until(
+            lambda: any(victim.id in event.contributors for number, event in self._story.rounds.items() if number > back - 4),
+            f"n{victim.index:02d} among the contributors again", self._story,
+        )  # fmt: skip
+
+    async def _freeze_root(self) -> None:
+        victim = self._victim("root")
+        epoch = max(event.epoch for event in self._story.rounds.values())
+        incident = self._story.struck(victim.id, "frozen")
+        victim.signal(signal.SIGSTOP, "frozen")
+        await until(lambda: incident.hand_over is not None, "another root", self._story)
+        await asyncio.sleep(max(0.0, FROZEN_S - (time.monotonic() - incident.at)))
+        victim.signal(signal.SIGCONT, "up")
+        self._report.facts["hand-over after the root froze, s"] = round(incident.hand_over or 0, 3)
+        await self._rounds(3)
+        newest = max(event.epoch for event in self._story.rounds.values())
+        counters = (await victim.service.status()).counters
+        self._report.facts["epochs before and after the freeze"] = [epoch, newest]
+        told = counters.get("tree_stale_told", 0)
+        self._report.aims.append(Aim("refusals that the thawed root was told", told, 1, at_least=True))
+        self._report.aims.append(Aim("thawed root is root no more", float(self._story.root != victim.id), 1, at_least=True))
+
+    async def _silence_a_parent(self) -> None:
+        """Nobody's socket closes: only liveness can tell."""
+        victim = self._victim("aggregator")
+        incident = self._story.struck(victim.id, "deaf")
+        self._proxies[victim.index].deafen()
+        await asyncio.sleep(FROZEN_S)
+        self._proxies[victim.index].heal()
+        noticed = sorted(seconds for seconds in incident.orphans.values() if seconds is not None)
+        self._report.facts["children of the silent parent: joined again, s"] = [round(each, 3) for each in noticed]
+        if noticed:
+            self._report.aims.append(Aim("silent link: child joined elsewhere, slowest", noticed[-1], 3.5, unit="s"))
+
+
+async def resurrect(fleet: Fleet, story: Story, report: Report) -> None:
+    """All daemons killed in round 7 and started again."""
+    await until(lambda: story.last_round >= 6, "round 6", story)
+    for node in fleet.nodes:
+        node.signal(signal.SIGKILL, "killed")
+    before = story.last_round
+    for node in fleet.nodes:
+        assert node.process is not None
+        node.process.wait(10)
+    started = time.monotonic()
+    await asyncio.gather(*(fleet.restart(node) for node in fleet.nodes))
+    report.facts["all killed: restarted, s"] = round(time.monotonic() - started, 1)
+    report.facts["last round before, first after"] = [before, before + 1]
+    await until(lambda: before + 1 in story.rounds, f"round {before + 1}", story)
+    report.facts["all killed: next round committed, s"] = round(time.monotonic() - started, 1)
+
+
+async def prove(fleet: Fleet, story: Story, rounds: int, name: str, report: Report) -> None:
+    """The model is what a bare loop makes of the logged contributors; nothing was lost or counted twice."""
+    last = story.rounds[max(number for number in story.rounds if number <= rounds)]
+    pieces = [piece async for piece in fleet.nodes[1].service.download(bytes.fromhex(last.model))]
+    settings = [f"rounds={rounds}"]
+    checked = await proof.verified(fleet, story, app_file(), settings, b"".join(pieces), rounds)
+    report.aims += [
+        Aim(f"{name}: replay, largest difference", checked["replay_max_abs_diff"], 1e-5),
+        Aim(f"{name}: rounds lost", len(proof.lost_rounds(story, rounds)), 0),
+        Aim(f"{name}: contributions counted twice", proof.double_counted(story, checked["samples"]), 0),
+    ]
+
+
+async def measure(fleet: Fleet, count: int, rounds: int) -> Report:
+    report = Report("churn", facts={"nodes": count})
+    fleet.ports = free_ports(2 * count)
+    proxies = {index: Proxy(fleet.ports[index]) for index in range(count)}
+    for index, proxy in proxies.items():
+        fleet.advertised[index] = fleet.ports[count + index]
+        await proxy.start(fleet.advertised[index])
+    await fleet.start(count)
+    quorum = [f"min_workers={count // 2}"]
+    story = Story()
+    async with Watch(fleet, await submit(fleet.nodes[0], rounds, quorum), story):
+        await Blows(fleet, story, proxies, report).all()
+        await until(lambda: story.status == "finished", "the end", story)
+        await prove(fleet, story, rounds, "blows", report)
+    second = Story()
+    async with Watch(fleet, await submit(fleet.nodes[0], 12, quorum), second):
+        await resurrect(fleet, second, report)
+        await until(lambda: second.status == "finished", "the end", second)
+        await prove(fleet, second, 12, "all killed", report)
+    await asyncio.gather(*(proxy.close() for proxy in proxies.values()))
+    return report
+
+
+def main() -> None:
+    options = parser("churn", "Sixteen daemons are killed, frozen and cut off; nothing may be lost.")
+    options.add_argument("--nodes", type=int, default=16)
+    options.add_argument("--rounds", type=int, default=120)
+    args = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mycelia-churn-") as directory:
+        fleet = Fleet(Path(directory), alpha=0.5, seed=0)
+        try:
+            report = asyncio.run(measure(fleet, args.nodes, args.rounds))
+        finally:
+            fleet.close()
+    leave(report, args.json)
+
+
+if __name__ == "__main__":
+    main()
