@@ -62,7 +62,7 @@ def _peers(session: Session) -> None:
     lines = session.out.table(("node", "link", "round trip", "violations", "addresses"), rows, right=(2, 3))
     session.out.answer(peers, lines if peers else ["no peers yet"])
     if not peers:
-        session.out.hint(f"next: {session.mycelia('invite')}")
+        session.out.hint("next: mycelia invite, on the node that founded the fabric")
 
 
 def _rtt(peer: PeerInfo) -> str:

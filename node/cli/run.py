@@ -8,6 +8,8 @@ import importlib
 import time
 from pathlib import Path
 
+import msgspec
+
 from fl import bundle as bundles
 from protocol.errors import UsageError
 
@@ -16,10 +18,14 @@ from .command import Command, Session
 from .follow import CsvLog, RoundTable, watch
 from .output import short
 
+MAX_NAME = 64
+
 
 def _run(session: Session) -> None:
     args = session.args
     settings = list(args.set)
+    if args.name and not (len(args.name) <= MAX_NAME and args.name.isprintable()):
+        raise UsageError(f"{args.name!r} cannot name an application", f"use 1 to {MAX_NAME} printable characters")
     if args.rounds is not None:
         settings.append(f"rounds={args.rounds}")
     if args.simulate is not None:
@@ -37,6 +43,8 @@ async def _on_fabric(session: Session, bundle: bytes, settings: list[str], log: 
     key = owner.find(session)
     session.out.progress("preparing: a worker process loads the code and makes the model ...")
     prepared = await daemon.prepare(bundle, settings, args.continue_from or "")
+    if args.name:
+        prepared = msgspec.structs.replace(prepared, name=args.name)
     started = time.time()
     app = await submit.submit(daemon, key, prepared)
     session.out.hint(f"{app.name} ({short(app.id)}) started: {app.rounds} rounds on data {prepared.data!r}")
@@ -84,6 +92,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change an option of the file; may be repeated"
     )
+    parser.add_argument("--name", metavar="NAME", help="call this run, and its models, otherwise than the file does")
     parser.add_argument("--continue-from", metavar="MODEL", help="start from NAME or NAME@VERSION, not from scratch")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write one row per round, with all metrics")
     parser.add_argument("-d", "--detach", action="store_true", help="return when it has started")

@@ -52,7 +52,7 @@ def test_no_peers_hints_at_an_invitation(cli: Cli, service: FakeService) -> None
     service.peer_list = []
     result = cli("peers")
     assert result.out == "no peers yet\n"
-    assert result.err == f"next: mycelia -C {cli.state} invite\n"
+    assert result.err == "next: mycelia invite, on the node that founded the fabric\n"
 
 
 def test_ls(cli: Cli, service: FakeService) -> None:

@@ -94,6 +94,13 @@ def test_settings_reach_the_application(cli: Cli, member: FakeService, file: Pat
     assert ("prepare", ["lr=0.1", "rounds=7"], "digits@20") in member.calls
 
 
+def test_a_run_can_have_its_own_name(cli: Cli, member: FakeService, file: Path) -> None:
+    cli("run", str(file), "--name", "night")
+    assert spec.decode(submitted(member).body).name == "night"
+    result = cli("run", str(file), "--name", "x" * 65)
+    assert (result.code, "cannot name an application" in result.err) == (2, True)
+
+
 def test_detached_it_prints_the_id(cli: Cli, member: FakeService, file: Path) -> None:
     result = cli("run", str(file), "--detach")
     assert result.out == submitted(member).subject.hex() + "\n"
