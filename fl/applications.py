@@ -334,11 +334,10 @@ class Applications:
         if len(self._over) > MAX_OVER:
             del self._over[next(iter(self._over))]
         app = self.apps.get(app_id)
-        if app is None:
-            return
-        if app.worker is not None:
-            app.worker.drop()
-        app.worker, app.coordinator = None, None
-        self.out.cancel_timer(("fl.next", app_id))
-        self.status(app_id, status, detail, now)
+        if app is not None:
+            if app.worker is not None:
+                app.worker.drop()
+            app.worker, app.coordinator = None, None
+            self.out.cancel_timer(("fl.next", app_id))
+            self.status(app_id, status, detail, now)
         self.forest.conclude(app_id, now)

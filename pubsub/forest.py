@@ -50,6 +50,8 @@ from .ports import Genesis, Overlay, Roles
 from .voter import Voter
 
 MAX_APPS = 4096
+MAX_VOTES = 2 * MAX_APPS
+"""Applications voted on, those that are over included."""
 
 
 class Forest:
@@ -108,12 +110,15 @@ class Forest:
         """The application is over: nobody serves it any more."""
         self.known.pop(app, None)
         self.heads.pop(app, None)
+        if app in self.voters:
+            self.voters[app].over = True
         if app in self.groves:
             self.groves[app].conclude(now)
 
     def forget(self, app: AppId) -> None:
         """The last trace of a finished application, but for the vote, which keeps the final head."""
-        self.groves.pop(app, None)
+        if self.groves.pop(app, None) is not None:
+            self.out.store("member/" + app.hex(), None)
 
     def grove(self, app: AppId, now: int) -> Grove | None:
         """This node's part in ``app``, made when it is first needed: most nodes have no part in most applications."""
@@ -175,7 +180,9 @@ class Forest:
     def stored(self, key: str, now: int) -> bool:
         kind, _, app = key.partition("/")
         if kind == "voter":
-            self._voter(bytes.fromhex(app)).on_stored()
+            voter = self.voters.get(bytes.fromhex(app))
+            if voter is not None:
+                voter.on_stored()
             return True
         if kind == "member":
             grove = self.groves.get(bytes.fromhex(app))
@@ -230,22 +237,40 @@ class Forest:
 
     # ---- handlers that need no grove of their own -------------------------------------------------------------------
 
-    def _voter(self, app: AppId) -> Voter:
-        """Anybody may be asked to vote: who the voters are is decided by those who ask."""
-        voter = self.voters.get(app)
-        if voter is None:
-            if len(self.voters) >= MAX_APPS:
-                self.count("voters_refused")
-                return Voter(app, self.me.id, out=Outbox(), holdings=self.holdings, count=self.count)
-            voter = Voter(app, self.me.id, out=self.out, holdings=self.holdings, count=self.count)
-            self.voters[app] = voter
-        return voter
-
     def on_prepare(self, peer: NodeId, message: Prepare, now: int) -> None:
-        self._voter(message.app).on_prepare(peer, message, now)
+        voter = self._voter_of(message.app)
+        if voter is not None:
+            voter.on_prepare(peer, message, now)
 
     def on_accept(self, peer: NodeId, message: Accept, now: int) -> None:
-        self._voter(message.head.app).on_accept(peer, message, now)
+        voter = self._voter_of(message.head.app)
+        if voter is not None:
+            voter.on_accept(peer, message, now)
+
+    def _voter_of(self, app: AppId) -> Voter | None:
+        """Anybody may be asked to vote, since those who ask decide who the voters are; but only on an application whose
+        descriptor is known here, so that nobody can make up applications for others to guard."""
+        voter = self.voters.get(app)
+        if voter is None and app not in self.known:
+            self.count("unknown_app")
+        elif voter is None and len(self.voters) >= MAX_VOTES and not self._forget_a_vote():
+            self.count("voters_refused")
+        elif voter is None:
+            voter = self._voter(app)
+        return voter
+
+    def _voter(self, app: AppId) -> Voter:
+        voter = self.voters[app] = Voter(app, self.me.id, out=self.out, holdings=self.holdings, count=self.count)
+        return voter
+
+    def _forget_a_vote(self) -> bool:
+        """Make room: the vote on an application that is over; what is known of its end takes its place."""
+        for app, voter in self.voters.items():
+            if voter.over:
+                voter.forget()
+                del self.voters[app]
+                return True
+        return False
 
     def on_direct_join(self, peer: NodeId, message: TreeJoin, now: int) -> None:
         if message.joiner.id == peer:
@@ -288,7 +313,7 @@ class Forest:
     def check_invariants(self) -> None:
         for grove in self.groves.values():
             grove.tree.check_invariants()
-        assert len(self.groves) <= MAX_APPS and len(self.voters) <= MAX_APPS
+        assert len(self.groves) <= MAX_APPS and len(self.voters) <= MAX_VOTES
 
 
 # ---- dispatch: one table for all forests, so that a simulated node does not carry its own ---------------------------

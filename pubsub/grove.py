@@ -132,6 +132,10 @@ class Grove:
 
     def on_answer(self, peer: NodeId, message: HeadAnswer, now: int) -> None:
         """A voter names a root, or the root confirms itself."""
+        asked = (self._asked, self.root.id if self.root is not None else None)
+        if peer not in asked and all(voter.id != peer for voter in self._base().voters):
+            self._forest.count("answers_unasked")
+            return
         if message.head is not None:
             self.heard_of(message.head, now)
         if self.finished:
@@ -196,19 +200,26 @@ class Grove:
         self._forest.count("stale_told")
         if not self._plausible(peer, message.epoch):
             return
-        if message.epoch > self.proposer.epoch or self.proposer.phase in (Phase.PREPARING, Phase.ADOPTING):
+        standing = self.proposer.phase in (Phase.PREPARING, Phase.ADOPTING)
+        if message.epoch > self.proposer.epoch or (standing and message.epoch == self.proposer.epoch):
             self._dethrone(message.epoch, now)
 
     def _dethrone(self, epoch: int, now: int) -> None:
         self.epoch = max(self.epoch, epoch)
         candidate = self.proposer.phase is not Phase.IDLE
-        was_root = self.proposer.retire(epoch)
+        was_root = self._retire(epoch)
         if was_root:
             self.waves.stop()
             self._forest.roles.unrooted(self.app, epoch, now)
             self.tree.step_down(now)
         if candidate:
             self._again(now)
+
+    def _retire(self, epoch: int) -> bool:
+        """Be neither root nor candidate; True when this node was root."""
+        if self.proposer.leading and self.proposer.head is not None:
+            self._unwatch_voters(self.proposer.head)
+        return self.proposer.retire(epoch)
 
     def _again(self, now: int) -> None:
         """Look once more after a growing, random pause, so that two candidates do not chase each other."""
@@ -221,7 +232,7 @@ class Grove:
         """A majority holds ``head`` under our epoch."""
         self._retry = 0
         self._forget_root()
-        self._note_head(head)
+        self._announce(head, now)
         self.tree.become_root(now)
         self._guard(now)
         self._broadcast(Committed(head), now)
@@ -245,14 +256,17 @@ class Grove:
             self.proposer.propose(msgspec.structs.replace(head, voters=self.proposer.next_voters(head.voters)), now)
 
     def _committed_here(self, head: Head, now: int) -> None:
-        before = self.head
-        self._note_head(head)
-        if before is None or before.voters != head.voters or head.finished:
-            self._forest.roles.voters_changed(head, now)
-            if before is not None:
-                self._unwatch_voters(before)
+        self._announce(head, now)
         self._broadcast(Committed(head), now)
         self._forest.roles.committed(self.app, head, now)
+
+    def _announce(self, head: Head, now: int) -> None:
+        """Outside the tree one must know who the voters are, and when all is over."""
+        before = self._base()
+        self._note_head(head)
+        if before.voters != head.voters or head.finished:
+            self._forest.roles.voters_changed(head, now)
+            self._unwatch_voters(before)
 
     def _unwatch_voters(self, head: Head) -> None:
         for voter in head.voters:
@@ -264,9 +278,17 @@ class Grove:
         """A committed head from a record, an answer or a joiner: tells who the voters are."""
         if head.app != self.app or (self.head is not None and head.order <= self.head.order):
             return
+        if head.epoch > max(self.epoch, self.proposer.epoch) + MAX_LEAP:
+            self._forest.count("heads_implausible")
+            return
         self._note_head(head)
-        if self.proposer.phase is not Phase.IDLE and head.epoch > self.proposer.epoch:
-            self._dethrone(head.epoch, now)
+        self._saw(head.epoch, now)
+
+    def _saw(self, epoch: int, now: int) -> None:
+        """There is, or was, a root in ``epoch``: a candidacy or reign before it is over."""
+        if self.proposer.phase is not Phase.IDLE and epoch > self.proposer.epoch:
+            self._dethrone(epoch, now)
+        self.epoch = max(self.epoch, epoch)
 
     def _note_head(self, head: Head) -> None:
         if self.head is None or head.order >= self.head.order:
@@ -285,12 +307,15 @@ class Grove:
         if peer != self.tree.parent:
             self._forest.out.send(peer, TreeLeave(self.app))
             return
+        if not self._plausible(peer, message.head.epoch):
+            return
         if message.head.epoch < self.epoch:
             self._forest.out.send(peer, Stale(self.app, self.epoch))
             return
         if self._last is not None and message.head.order <= self._last.head.order:
             return
         self._note_head(message.head)
+        self._saw(message.head.epoch, now)
         self._broadcast(message, now)
         self._forest.roles.committed(self.app, message.head, now)
 
@@ -300,10 +325,9 @@ class Grove:
             return
         self.finished = True
         self.waves.stop()
-        self.proposer.retire(self.epoch)
+        self._retire(self.epoch)
         self._forget_root()
-        if self.head is not None:
-            self._unwatch_voters(self.head)
+        self.tree.wanted = False
         self._forest.out.set_timer(("tree.linger", self.app), now + self._forest.config.linger)
 
     # ---- membership -------------------------------------------------------------------------------------------------
@@ -314,7 +338,7 @@ class Grove:
 
     def leave(self, now: int) -> None:
         """Let go of the tree; a root that leaves simply stops, and the ring finds the next."""
-        self.proposer.retire(self.epoch)
+        self._retire(self.epoch)
         self._forget_root()
         self.waves.stop()
         self.tree.leave(now)
@@ -395,11 +419,13 @@ class Grove:
         if peer != self.tree.parent:
             self._forest.out.send(peer, TreeLeave(self.app))
             return
+        if not self._plausible(peer, message.wave.epoch):
+            return
         if message.wave.epoch < self.epoch:
             self._forest.count("stale_refused")
             self._forest.out.send(peer, Stale(self.app, self.epoch))
             return
-        self.epoch = message.wave.epoch
+        self._saw(message.wave.epoch, now)
         if self.finished:
             return
         holdings = self._forest.holdings

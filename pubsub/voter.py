@@ -45,7 +45,7 @@ _decoder = msgspec.msgpack.Decoder(Ballot)
 class Voter:
     """This node's vote on one application."""
 
-    __slots__ = ("_arriving", "_count", "_holdings", "_me", "_out", "_pending", "app", "ballot")
+    __slots__ = ("_arriving", "_count", "_holdings", "_me", "_out", "_pending", "app", "ballot", "over")
 
     def __init__(
         self, app: AppId, me: NodeId, *, out: Outbox, holdings: Holdings, count: Callable[[str], None]
@@ -53,6 +53,8 @@ class Voter:
         self.app = app
         self._me, self._out, self._holdings, self._count = me, out, holdings, count
         self.ballot = Ballot()
+        self.over = False
+        """The application is known to have ended: this vote is kept only as long as there is room."""
         self._arriving: Head | None = None
         """Outline of the head whose content is on its way."""
         self._pending: deque[tuple[NodeId, Message]] = deque()
@@ -142,9 +144,15 @@ class Voter:
         self._repin(before, head)
         self._answer(peer, Accepted(self.app, head.epoch, head.round))
 
-    def _repin(self, before: Head | None, head: Head) -> None:
+    def forget(self) -> None:
+        """Give back all that this vote holds."""
+        self._repin(self.ballot.accepted, None)
+        self._pending.clear()
+        self._out.store(self.key(self.app), None)
+
+    def _repin(self, before: Head | None, head: Head | None) -> None:
         """Keep what the new head names and let go of what only the old one did."""
-        kept = [value.blob for value in (head.model, head.state) if value.blob]
+        kept = [value.blob for value in (head.model, head.state) if value.blob] if head is not None else []
         gone = [value.blob for value in (before.model, before.state) if value.blob] if before is not None else []
         for blob in kept:
             if blob not in gone:

@@ -30,14 +30,14 @@ def interior(net: Net) -> Host:
 
 @pytest.mark.parametrize("fan_out", [1, 2, 4])
 def test_nobody_takes_more_children_than_the_cap_and_the_tree_stays_shallow(fan_out: int) -> None:
-    net = settled(Net(30 if fan_out > 1 else 12, fan_out=fan_out, rounds=100))
+    net = settled(Net(30 if fan_out > 1 else 12, fan_out=fan_out, rounds=10**4))
     trees = [host.grove().tree for host in net.hosts.values()]
     assert max(len(tree.children) for tree in trees) <= fan_out
     assert max(tree.depth for tree in trees) <= {1: 11, 2: 8, 4: 5}[fan_out]
 
 
 def test_a_refused_joiner_goes_down_to_the_child_that_it_is_pointed_to() -> None:
-    net = settled(Net(6, fan_out=4, rounds=100))
+    net = settled(Net(6, fan_out=4, rounds=10**4))
     last = net.by_rank()[5]
     net.crash(last)
     net.run(5 * SECOND)
@@ -48,14 +48,14 @@ def test_a_refused_joiner_goes_down_to_the_child_that_it_is_pointed_to() -> None
 
 
 def test_the_children_of_a_dead_parent_find_another_one() -> None:
-    net = settled(Net(20, fan_out=2, rounds=100))
+    net = settled(Net(20, fan_out=2, rounds=10**4))
     victim = interior(net)
     net.crash(victim)
     net.run_until(net.all_attached, 10 * SECOND)
 
 
 def test_two_subtrees_that_join_below_each_other_notice_the_loop_and_part() -> None:
-    net = settled(Net(12, fan_out=3, rounds=100, seed=3))
+    net = settled(Net(12, fan_out=3, rounds=10**4, seed=3))
     first, second = [host for host in net.hosts.values() if not host.is_root and below(net, host)][:2]
     under_first, under_second = below(net, first)[0], below(net, second)[0]
     for host, place in ((first, under_second), (second, under_first)):
@@ -77,7 +77,7 @@ def test_two_subtrees_that_join_below_each_other_notice_the_loop_and_part() -> N
 
 
 def test_a_joiner_above_the_one_it_asks_is_refused() -> None:
-    net = settled(Net(12, fan_out=2, rounds=100))
+    net = settled(Net(12, fan_out=2, rounds=10**4))
     host = interior(net)
     child = below(net, host)[0]
     net.sent.clear()
@@ -88,7 +88,7 @@ def test_a_joiner_above_the_one_it_asks_is_refused() -> None:
 
 
 def test_a_lost_acceptance_leaves_a_ghost_that_the_next_beat_clears() -> None:
-    net = Net(8, rounds=100)
+    net = Net(8, rounds=10**4)
     rule = net.lose(TreeAccept, times=3)
     settled(net)
     assert rule.hits == 3
@@ -99,7 +99,7 @@ def test_a_lost_acceptance_leaves_a_ghost_that_the_next_beat_clears() -> None:
 
 
 def test_an_acceptance_of_an_abandoned_attempt_is_declined() -> None:
-    net = Net(8, rounds=100)
+    net = Net(8, rounds=10**4)
     net.delay(TreeAccept, net.config.join_retry + 50 * MS, times=4)
     settled(net)
     net.run(3 * net.config.beat)
@@ -107,7 +107,7 @@ def test_an_acceptance_of_an_abandoned_attempt_is_declined() -> None:
 
 
 def test_a_parent_that_forgot_its_child_loses_it_at_the_first_word() -> None:
-    net = Net(8, rounds=100, min_workers=8)
+    net = Net(8, rounds=10**4, min_workers=8)
     for host in net.hosts.values():
         host.training = 2 * SECOND
     settled(net)
@@ -155,7 +155,7 @@ def test_an_outbound_only_member_is_hosted_by_its_gateway() -> None:
 
 
 def test_a_join_in_the_name_of_another_is_a_counted_penalty() -> None:
-    net = settled(Net(4, rounds=100))
+    net = settled(Net(4, rounds=10**4))
     root, liar, victim = net.root, *[host for host in net.by_rank() if not host.is_root][:2]
     children = list(root.grove().tree.children)
     root.hear(liar.id, TreeJoin(net.app, victim.me, 5))
@@ -164,7 +164,7 @@ def test_a_join_in_the_name_of_another_is_a_counted_penalty() -> None:
 
 
 def test_a_join_for_an_application_that_nobody_knows_is_refused() -> None:
-    net = settled(Net(4, rounds=100))
+    net = settled(Net(4, rounds=10**4))
     root, other = net.root, next(host for host in net.by_rank() if not host.is_root)
     net.sent.clear()
     root.hear(other.id, TreeJoin(b"?" * 16, other.me, 1))
@@ -173,7 +173,7 @@ def test_a_join_for_an_application_that_nobody_knows_is_refused() -> None:
 
 
 def test_a_member_that_leaves_is_not_waited_for_and_its_children_stay() -> None:
-    net = settled(Net(12, fan_out=2, rounds=100))
+    net = settled(Net(12, fan_out=2, rounds=10**4))
     host = interior(net)
     host.do(lambda now: host.forest.leave(net.app, now))
     net.run_until(net.all_attached, 10 * SECOND)
@@ -182,7 +182,7 @@ def test_a_member_that_leaves_is_not_waited_for_and_its_children_stay() -> None:
 
 
 def test_what_strangers_say_as_parent_or_child_changes_nothing() -> None:
-    net = settled(Net(5, rounds=100))
+    net = settled(Net(5, rounds=10**4))
     member = next(host for host in net.by_rank() if not host.is_root)
     stranger = next(
         h for h in net.by_rank() if h.id not in (*member.grove().tree.my_path, *member.grove().tree.children)
