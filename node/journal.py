@@ -155,7 +155,7 @@ class Journal:
             model=model,
             size=head.model.size,
             at=self._time(),
-            closing=head.finished and bool(app.rounds) and app.rounds[-1].model == model,
+            closing=head.finished and (app.spec is None or app.spec.evaluate),
             last=head.finished,
         )
         if len(app.rounds) == KEEP_ROUNDS:
@@ -232,14 +232,18 @@ class Journal:
     def models(self, held: Callable[[bytes], bool]) -> Iterator[ModelInfo]:
         """The versions whose content is here, as ``held`` says of a digest; oldest first."""
         for app in self._apps.values():
+            before = 0
             for entry, measured in zip_longest(app.rounds, islice(app.rounds, 1, None)):
-                if app.spec is not None and not entry.closing and held(entry.model):
-                    yield _model(app.id, app.spec, entry, measured)
+                # The closing round's model is new to a node that was away when it was made.
+                missed = entry.closing and before != entry.round - 1
+                before = entry.round
+                if app.spec is not None and (missed or not entry.closing) and held(entry.model):
+                    yield _model(app.id, app.spec, entry, entry if missed else measured)
 
     def kept(self, app_id: AppId) -> list[bytes]:
         """Digests of the versions that are to be kept, newest first."""
-        rounds = [entry.model for entry in self._apps[app_id].rounds if not entry.closing]
-        return rounds[: -KEEP_MODELS - 1 : -1]
+        newest_first = dict.fromkeys(entry.model for entry in reversed(self._apps[app_id].rounds))
+        return list(newest_first)[:KEEP_MODELS]
 
     def sources(self, model: bytes) -> tuple[int, list[NodeId]]:
         """Size of the model of that digest, in bytes, and who should hold it.  Raises UsageError when it is unknown."""
@@ -324,12 +328,13 @@ def _role_event(app: _App) -> RoleEvent:
 
 
 def _model(app_id: AppId, spec: AppSpec, entry: Entry, measured: Entry | None) -> ModelInfo:
-    """``measured`` is the next round, in which the nodes measured this one's model."""
+    """``measured`` is the round in which the nodes measured the model that ``entry`` speaks of."""
+    version = entry.round - entry.closing
     training = {name: value for name, value in entry.metrics.items() if name.startswith(_TRAINING)}
-    after = measured.metrics if measured is not None and measured.round == entry.round + 1 else {}
+    after = measured.metrics if measured is not None and measured.round == version + 1 else {}
     return ModelInfo(
         name=spec.name,
-        version=entry.round,
+        version=version,
         app=app_id.hex(),
         blob=entry.model.hex(),
         size=entry.size,

@@ -109,12 +109,20 @@ async def _run(args: argparse.Namespace, fleet: Fleet, story: Story, view: View,
         view.update()
 
 
+async def _final_model(fleet: Fleet, digest: bytes) -> bytes:
+    """From whichever daemon has it: one that was frozen until a moment ago may not."""
+    for node in reversed(fleet.nodes):
+        if node.condition == "up":
+            with contextlib.suppress(MyceliaError):
+                return b"".join([piece async for piece in node.service.download(digest)])
+    raise UsageError("no daemon has the final model", "read the logs of the daemons")
+
+
 async def _report(
     args: argparse.Namespace, fleet: Fleet, story: Story, settings: Sequence[str], startup: float
 ) -> dict[str, Any]:
     last = story.rounds[max(number for number in story.rounds if number <= args.rounds)]
-    witness = next(node for node in reversed(fleet.nodes) if node.condition == "up")
-    model = b"".join([piece async for piece in witness.service.download(bytes.fromhex(last.model))])
+    model = await _final_model(fleet, bytes.fromhex(last.model))
     args.model.write_bytes(model)
     memory = fleet.anonymous_mb()
     fleet.close_daemons()

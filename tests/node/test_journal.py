@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 
 from dht.messages import Record
@@ -91,6 +92,25 @@ def test_models_have_their_lineage() -> None:
     assert fixture.journal.info(APP.id).round == 3
     assert (models[1].code, models[1].parent, models[1].created) == (blob_id(b"code").hex(), "d@7", 1004.0)
     assert fixture.journal.kept(APP.id) == [blob_id(b"m3"), blob_id(b"m2")]
+
+
+def test_a_node_that_was_away_still_has_the_final_model() -> None:
+    fixture = Fixture()
+    fixture.feed(known(APP), committed(APP, 1), committed(APP, 4, closing=True))
+    models = list(fixture.journal.models(lambda _: True))
+    assert [(model.version, model.metrics["loss"]) for model in models if "loss" in model.metrics] == [(3, 4.0)]
+    assert [model.version for model in models] == [1, 3]
+    assert fixture.journal.kept(APP.id) == [blob_id(b"m3"), blob_id(b"m1")]
+
+
+def test_without_a_closing_measurement_the_last_round_is_one_of_training() -> None:
+    plain = msgspec.structs.replace(APP, evaluate=False)
+    fixture = Fixture()
+    fixture.feed(known(plain), committed(plain, 1))
+    head = msgspec.structs.replace(committed(plain, 2).head, finished=True)
+    fixture.feed(RoundCommitted(plain.id, head, (A,), {}))
+    assert fixture.journal.info(plain.id).round == 2
+    assert [model.version for model in fixture.journal.models(lambda _: True)] == [1, 2]
 
 
 def test_the_history_survives_a_restart() -> None:
