@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +75,9 @@ class Fleet:
     """Where each daemon listens: fixed, so that a fabric that was killed as a whole finds itself again."""
     advertised: dict[int, int] = field(default_factory=dict)
     """Index → port that peers are told to dial instead, where something stands between."""
+
+    spawned: Callable[[DemoNode], object] = lambda node: None
+    """Told of every daemon that was started."""
 
     @property
     def fork_socket(self) -> Path:
@@ -137,6 +141,7 @@ class Fleet:
             [sys.executable, "-m", "node", "-C", str(node.state), "up"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(node.state / "stderr.log").open("ab"),
         )  # fmt: skip
+        self.spawned(node)
 
     async def _join(self, founder: DemoNode, node: DemoNode) -> None:
         """What ``mycelia join`` does, without a process of its own for each."""
