@@ -17,6 +17,7 @@ from node.cli.catalogue import ROOT as COMMANDS
 from node.cli.parser import Parser
 from node.demo.main import _parser as demo_parser
 from simulations.cli import _parser as simulations_parser
+from tests.protocol.instances import registered
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ("reference-cli.md", "reference-config.md", "reference-scenarios.md")
@@ -172,6 +173,12 @@ def test_every_module_that_is_run_exists() -> None:
 def test_every_file_that_is_named_exists() -> None:
     named = snippets(rf"(?<![\w./])((?:{TREES})/[\w./-]*\w)")
     none(f"{page}: {name}" for page, name in named if not (ROOT / name).exists() and "NAME" not in name)
+
+
+def test_the_protocol_page_lists_every_message() -> None:
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    listed = re.findall(r"^\| (\d+) \| `(\w+)` \| (\d+) \|", text, flags=re.MULTILINE)
+    assert listed == [(str(cls.KIND), cls.__name__, str(cls.LIMIT)) for cls in registered()]
 
 
 # ---- the tables of reliability.md ------------------------------------------------------------------------------------
