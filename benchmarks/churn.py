@@ -86,11 +86,16 @@ class Blows:
         assert victim.process is not None
         victim.process.wait(10)
         await self._fleet.restart(victim)
-        back = self._story.last_round + 4
-        await until(
-            lambda: any(victim.id in event.contributors for number, event in self._story.rounds.items() if number > back - 4),
-            f"n{victim.index:02d} among the contributors again", self._story,
-        )  # fmt: skip
+        await self._contributes(victim)
+
+    async def _contributes(self, node: DemoNode) -> None:
+        """Until ``node`` is among the contributors of a round that was committed after now."""
+        seen = self._story.last_round
+
+        def again() -> bool:
+            return any(node.id in event.contributors for number, event in self._story.rounds.items() if number > seen)
+
+        await until(again, f"n{node.index:02d} among the contributors again", self._story)
 
     async def _freeze_root(self) -> None:
         victim = self._victim("root")
