@@ -137,15 +137,23 @@ def _soaked(seeds: range, jobs: int) -> Iterator[dict[str, Any]]:
 
 def _soak_elsewhere(seed: int) -> dict[str, Any]:
     """One seed in a process of its own, so that a core that raises takes down nothing but its seed."""
-    command = [sys.executable, "-m", "simulations", "soak", "--first", str(seed), "--seeds", "1", "--jobs", "1"]
-    done = subprocess.run([*command, "--json", "-"], capture_output=True, text=True, check=False)
-    try:
-        outcome: dict[str, Any] = json.loads(done.stdout)["runs"][0]
-    except ValueError:
-        text = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        violation = {"rule": "raised", "at_s": 0.0, "text": text}
+    found, error = _elsewhere("soak", "--first", str(seed), "--seeds", "1")
+    if found is None:
+        violation = {"rule": "raised", "at_s": 0.0, "text": error}
         return {"seed": seed, "ok": False, "events": 0, "faults": {}, "violations": [violation], "wall_s": 0.0}
+    outcome: dict[str, Any] = found["runs"][0]
     return outcome
+
+
+def _elsewhere(*arguments: str) -> tuple[dict[str, Any] | None, str]:
+    """What ``python -m simulations ARGUMENTS`` writes as JSON; else None and the last line of its complaint."""
+    command = [sys.executable, "-m", "simulations", *arguments, "--jobs", "1", "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        return None, (done.stderr.strip().splitlines() or ["no output"])[-1]
+    return found, ""
 
 
 def _soak_line(outcome: dict[str, Any]) -> str:
@@ -163,15 +171,40 @@ def _mutants(options: argparse.Namespace) -> int:
     names = [options.only] if options.only else list(mutants.ALL)
     if options.only and options.only not in mutants.ALL:
         raise UsageError(f"there is no mutant {options.only}", "one of " + ", ".join(mutants.ALL))
-    outcomes = []
-    for name in names:
-        outcome = mutants.hunt(mutants.ALL[name], options.seeds)
-        outcomes.append(outcome)
-        _say(options, str(outcome))
-    survivors = [outcome.name for outcome in outcomes if not outcome.caught]
-    _say(options, f"{len(outcomes)} mutants, {len(survivors)} survived" + "".join(f" {name}" for name in survivors))
-    _write(options.json, {"mutants": [outcome.to_dict() for outcome in outcomes], "survivors": survivors})
-    return VIOLATED if survivors else 0
+    hunts = []
+    for hunt in _hunted(names, options.seeds, options.jobs):
+        hunts.append(hunt)
+        _say(options, str(hunt))
+    survivors = [hunt.name for hunt in hunts if not hunt.caught]
+    _say(options, f"{len(hunts)} mutants, {len(survivors)} survived" + "".join(f" {name}" for name in survivors))
+    false_alarms = [] if options.only else _control(options, max(hunt.seeds for hunt in hunts))
+    content = {"mutants": [hunt.to_dict() for hunt in hunts], "survivors": survivors, "false_alarms": false_alarms}
+    _write(options.json, content)
+    return VIOLATED if survivors or false_alarms else 0
+
+
+def _hunted(names: list[str], seeds: int, jobs: int) -> Iterator[mutants.Hunt]:
+    """Results in the order of the names."""
+    if jobs == 1:
+        yield from (mutants.hunt(mutants.ALL[name], seeds) for name in names)
+        return
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(lambda name: _hunt_elsewhere(name, seeds), names)
+
+
+def _hunt_elsewhere(name: str, seeds: int) -> mutants.Hunt:
+    """One mutant in a process of its own.  A bug that makes a core raise is caught as well."""
+    found, error = _elsewhere("mutants", "--only", name, "--seeds", str(seeds))
+    if found is None:
+        return mutants.Hunt(name, True, 1, f"raised: {error}")
+    return mutants.Hunt(**found["mutants"][0])
+
+
+def _control(options: argparse.Namespace, seeds: int) -> list[int]:
+    """Seeds at which the checkers cry wolf: the same weather without a bug must be survived."""
+    wrong = [seed for seed in range(seeds) if not run(mutants.storm(seed), stop_early=True).ok]
+    _say(options, f"control: {seeds} seeds without a bug, {len(wrong)} false alarms" + "".join(f" {s}" for s in wrong))
+    return wrong
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------
