@@ -36,11 +36,23 @@ class Liveness:
                 self._report.add("submitted", now, f"{submission.data} never found its voters")
                 continue
             finished = self.finished(submission)
+            if finished:
+                self._news(submission, now)
             if self.can_finish(submission):
                 self._report.require(finished, "finishes", now, self._describe(submission))
             elif not finished:
                 silent = f"{short(spec.id)} has no majority and nobody says so"
                 self._report.require(self.stalled(submission), "says-stalled", now, silent)
+
+    def _news(self, submission: Submission, now: int) -> None:
+        """Every node that was not just started knows that it is over: the record reaches all."""
+        ignorant = []
+        for host in self._world.running():
+            known = self._world.core(host).apps.apps.get(submission.app)
+            if known is None or known.status[0] != "finished":
+                ignorant.append(host.index)
+        some = f"{short(submission.app)}: {len(ignorant)} nodes do not know that it is finished, such as {ignorant[:5]}"
+        self._report.require(not ignorant, "news-reach-all", now, some)
 
     def finished(self, submission: Submission) -> bool:
         chain = self._heads.chains.get(submission.app)
