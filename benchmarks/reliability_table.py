@@ -43,6 +43,8 @@ def _mutants(found: Result) -> Row:
     what = f"{len(hunts)} protocol bugs, one at a time, on networks in heavy weather"
     caught = sum(hunt["caught"] for hunt in hunts)
     detail = f"the slowest, `{slowest['name']}`, took {slowest['seeds']} seeds"
+    if "false_alarms" in found:
+        detail += f"; {len(found['false_alarms'])} false alarms in as many seeds without a bug"
     return "python -m simulations mutants", what, f"{caught} of {len(hunts)} caught", detail
 
 

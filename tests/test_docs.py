@@ -191,7 +191,7 @@ RUN = {
 RESULTS = [
     RUN,
     {"seeds": 2, "failed": 0, "bound": 1.5, "events": 200, "runs": [RUN, RUN]},
-    {"mutants": [{"name": "no-fence", "caught": True, "seeds": 4, "rule": "one-head"}], "survivors": []},
+    {"mutants": [{"name": "no-fence", "caught": True, "seeds": 4, "rule": "one-head"}], "survivors": [], "false_alarms": []},
     {"nodes": 16, "rounds": 20, "alpha": 0.3, "seed": 0, "killed": [], "rounds_lost": 0, "double_counted": 0,
      "replay_max_abs_diff": 2e-6},
     {"benchmark": "churn", "facts": {"nodes": 16}, "aims": [{"name": "rounds lost", "value": 1, "met": False}]},
@@ -212,6 +212,7 @@ def test_each_kind_of_result_has_its_row(tmp_path: Path, monkeypatch: pytest.Mon
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| `no-fence` | one-head | 4 |" in text
+    assert "took 4 seeds; 0 false alarms" in text
     assert "--alpha 0.3 --seed 0 --no-kill` | 16 daemons: nothing |" in text
     assert "0 of 1 aims met; missed: rounds lost" in text
     assert text.count("\n| ") == len(RESULTS) + 3
