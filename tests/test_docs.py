@@ -191,7 +191,8 @@ RUN = {
 RESULTS = [
     RUN,
     {"seeds": 2, "failed": 0, "bound": 1.5, "events": 200, "runs": [RUN, RUN]},
-    {"mutants": [{"name": "no-fence", "caught": True, "seeds": 4, "rule": "one-head"}], "survivors": [], "false_alarms": []},
+    {"mutants": [{"name": "no-fence", "caught": True, "seeds": 4, "rule": "one-head"}], "survivors": [],
+     "false_alarms": []},
     {"nodes": 16, "rounds": 20, "alpha": 0.3, "seed": 0, "killed": [], "rounds_lost": 0, "double_counted": 0,
      "replay_max_abs_diff": 2e-6},
     {"benchmark": "churn", "facts": {"nodes": 16}, "aims": [{"name": "rounds lost", "value": 1, "met": False}]},
