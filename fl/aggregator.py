@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 
 from protocol.ids import AppId
 from protocol.messages import EMPTY, Value
-from pubsub.messages import Partial
+from pubsub.messages import MAX_METRICS, Partial
 
 from .jobs import Jobs
 from .tasks import Merge, Merged
-
-MAX_METRICS = 64
 
 
 def merge_metrics(parts: Sequence[Partial]) -> dict[str, float]:

@@ -46,6 +46,9 @@ from .worker import Worker
 MAX_OVER = 16_384
 """Ended applications that are remembered: four times what the record table holds."""
 
+MAX_STOPS = 1024
+"""STOP records that may wait for their descriptor."""
+
 _heads = msgspec.msgpack.Decoder(Head)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -59,11 +62,17 @@ def decode_head(body: bytes) -> Head | None:
 
 
 def decode_spec(body: bytes) -> AppSpec | None:
-    """The descriptor in an APP record; None when it is not one."""
+    """The descriptor in an APP record; None when it is not one, or one on which nobody could act."""
     try:
-        return specs.decode(body)
+        spec = specs.decode(body)
     except UNREADABLE:
         return None
+    return spec if spec.sound else None
+
+
+def voters_version(head: Head) -> int:
+    """Version of the VOTERS record about ``head``: a later head replaces an earlier one."""
+    return head.epoch << 32 | head.round
 
 
 class Application:
@@ -102,6 +111,8 @@ class Applications:
         self._approved: frozenset[bytes] = frozenset()
         self._refused: dict[AppId, str] = {}
         """Applications that this node cannot work for, and why."""
+        self._stops: dict[tuple[AppId, bytes], bool] = {}
+        """(application, signer) of STOP records without a descriptor."""
         self._over: dict[AppId, str] = {}
         """Applications that ended, and how: a late copy of the descriptor must not revive them."""
 
@@ -113,12 +124,13 @@ class Applications:
             spec = decode_spec(record.body)
             return spec is not None and spec.id == record.subject and spec.owner == record.signer
         if record.kind == Kind.STOP:
+            # Of an application that is not known here (any more) nobody can say who owns it: judged when it is learned.
             app = self.apps.get(record.subject)
-            return app is not None and app.spec.owner == record.signer
+            return app is None or app.spec.owner == record.signer
         head = decode_head(record.body)
         if record.kind != Kind.VOTERS or head is None or head.app != record.subject:
             return False
-        return ring_id(zone_of(head.root.id), record.signer) == head.root.id
+        return voters_version(head) == record.version and ring_id(zone_of(head.root.id), record.signer) == head.root.id
 
     def record_changed(self, record: Record, now: int) -> None:
         if record.kind == Kind.APP:
@@ -126,7 +138,7 @@ class Applications:
             if spec is not None:
                 self._learn(spec, now)
         elif record.kind == Kind.STOP:
-            self._end(record.subject, "stopped", "by its owner", now)
+            self._stop(record, now)
         elif record.kind == Kind.VOTERS:
             head = decode_head(record.body)
             if head is not None:
@@ -139,11 +151,24 @@ class Applications:
         app = self.apps[spec.id] = Application(spec)
         if not self.forest.know(genesis, now):
             del self.apps[spec.id]
-            return
-        self._consider(app, now)
+        elif self._stops.pop((spec.id, spec.owner), False):
+            self._end(spec.id, "stopped", "by its owner", now)
+        else:
+            self._consider(app, now)
+
+    def _stop(self, record: Record, now: int) -> None:
+        """A STOP record; remembered when it comes before the descriptor that says whether its signer may say so."""
+        if record.subject in self.apps:
+            self._end(record.subject, "stopped", "by its owner", now)
+        elif record.subject not in self._over:
+            self._stops[record.subject, record.signer] = True
+            if len(self._stops) > MAX_STOPS:
+                del self._stops[next(iter(self._stops))]
 
     def _heard(self, head: Head, now: int) -> None:
         """A VOTERS record: who guards the head; and, when it is the last one, that all is over."""
+        if head.app in self._over:
+            return
         self.forest.heard_of(head, now)
         if head.finished:
             self._end(head.app, "finished", f"after round {head.round}", now)
@@ -192,7 +217,10 @@ class Applications:
                 self._dismiss(app, now)
                 self.status(spec.id, "refused", "its owner is not trusted here", now)
         elif spec.data in self._names:
+            self._dismiss(app, now)
             self.status(spec.id, "refused", "this node does not run workers", now)
+        else:
+            self._dismiss(app, now)
         if app.worker is not None or app.follows:
             self.forest.join(spec.id, now)
 
@@ -282,6 +310,11 @@ class Applications:
             app.status = (status, detail)
             self.out.emit(StatusChanged(app_id, status, detail))
 
+    def forgotten(self, app_id: AppId) -> None:
+        """What is left of it is in the hands of the program above; a descriptor may weigh 160 KiB."""
+        self.apps.pop(app_id, None)
+        self._refused.pop(app_id, None)
+
     def voters_changed(self, head: Head, now: int) -> None:
         """Said outside the tree too: a rendezvous of later days may never have been a member."""
         self._publish_voters(head, now)
@@ -330,6 +363,8 @@ class Applications:
         return True
 
     def _end(self, app_id: AppId, status: str, detail: str, now: int) -> None:
+        if app_id in self._over:
+            return
         self._over[app_id] = status
         if len(self._over) > MAX_OVER:
             del self._over[next(iter(self._over))]

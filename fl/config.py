@@ -27,3 +27,9 @@ class RoundConfig:
 
     wait: int = 1 * SECOND
     """Pause before a wave is opened again when there were fewer contributors than ``min_workers``."""
+
+    eager: int = 10
+    """So many times in a row; after that the pause doubles, since each wave carries the model to everybody."""
+
+    max_wait: int = 30 * SECOND
+    """Upper bound of that pause."""

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Value
-from pubsub.messages import Head, Partial, WaveId
+from pubsub.messages import MAX_METRICS, Head, Partial, WaveId
 
-from .aggregator import MAX_METRICS, combine
+from .aggregator import combine
 from .messages import Order, Report, Work, decode_report, encode
 from .notices import WaveStarted
 from .spec import AppSpec
@@ -32,21 +32,22 @@ if TYPE_CHECKING:
 class Coordinator:
     """The root's state for one application, from the moment it is root until it is not."""
 
-    __slots__ = ("_head", "_history", "_host", "_metrics", "_opened", "_parts", "_wave", "_work", "described", "spec")
+    __slots__ = ("_head", "_history", "_host", "_opened", "_parts", "_retries", "_wave", "_work", "described", "spec")
 
     def __init__(self, spec: AppSpec, head: Head, host: Applications) -> None:
         self.spec, self._head, self._host = spec, head, host
         self._work = Work.DESCRIBE
         self._wave = WaveId(head.epoch, head.round, -1)
         self._parts: list[Partial] = []
-        self._metrics: dict[str, float] = {}
         self._opened = 0
+        self._retries = 0
+        """Times that this round was opened again for want of contributions."""
         self._history: deque[int] = deque(maxlen=host.config.history)
         self.described: dict[str, float] = {}
 
     def start(self, now: int) -> None:
         """Go on from the head."""
-        self._parts = []
+        self._parts, self._retries = [], 0
         if self._head.round == 0 and not self.described:
             self._work = Work.DESCRIBE
             self._open(self._wave.wave + 1, now, round_=0)
@@ -60,7 +61,8 @@ class Coordinator:
     def _open(self, number: int, now: int, *, round_: int) -> None:
         self._wave = WaveId(self._head.epoch, round_, number)
         self._opened = now
-        beacon = self.spec.id + round_.to_bytes(8, "big")
+        # Each retry selects others: those of the first draw may all be away, or be nobody at all.
+        beacon = self.spec.id + round_.to_bytes(8, "big") + self._retries.to_bytes(8, "big")
         order = encode(Order(self._work, beacon))
         self._host.out.emit(WaveStarted(self.spec.id, self._wave))
         if number == 0:
@@ -91,8 +93,7 @@ class Coordinator:
             self._merge(now)
         else:
             have = len(self._contributors())
-            self._host.status(self.spec.id, "waiting", f"{have} of {self.spec.min_workers} workers are there", now)
-            self._host.out.set_timer(("fl.next", self.spec.id), now + self._host.config.wait)
+            self._wait(f"{have} of {self.spec.min_workers} workers are there", now)
 
     def on_timer(self, now: int) -> None:
         """Too few came: ask again, keeping what is there."""
@@ -118,6 +119,8 @@ class Coordinator:
     def _merged(self, total: Partial | None, now: int) -> None:
         if total is None:
             self._again("no usable contribution", now)
+        elif self._work is not Work.EVALUATE and len(total.contributors) < self.spec.min_workers:
+            self._again(f"{len(total.contributors)} of {self.spec.min_workers} contributions are usable", now)
         elif self._work is Work.DESCRIBE:
             self.described = dict(total.metrics) or {"data.n": 0.0}
             self._host.described(self.spec.id, self.described, len(total.contributors), now)
@@ -144,8 +147,14 @@ class Coordinator:
     def _again(self, why: str, now: int) -> None:
         """The round's contributions cannot be used: begin it anew."""
         self._parts = []
+        self._wait(why, now)
+
+    def _wait(self, why: str, now: int) -> None:
+        config = self._host.config
+        pause = min(config.wait << min(max(self._retries - config.eager, 0), 16), config.max_wait)
+        self._retries += 1
         self._host.status(self.spec.id, "waiting", why, now)
-        self._host.out.set_timer(("fl.next", self.spec.id), now + self._host.config.wait)
+        self._host.out.set_timer(("fl.next", self.spec.id), now + pause)
 
     def _propose(self, total: Partial, model: Value, state: Value, now: int) -> None:
         report, closing = self._judge(dict(total.metrics))

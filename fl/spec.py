@@ -12,6 +12,7 @@ import msgspec
 
 from protocol import ids
 from protocol.messages import EMPTY, Contact, Contacts, Value
+from pubsub.messages import MAX_VOTERS
 
 Scalar = bool | int | float | str
 Options = Annotated[dict[str, Scalar], msgspec.Meta(max_length=128)]
@@ -75,6 +76,19 @@ class AppSpec(msgspec.Struct, frozen=True, gc=False, array_like=True):
     @property
     def id(self) -> ids.AppId:
         return ids.app_id(self.zone, self.name, self.owner, self.salt)
+
+    @property
+    def sound(self) -> bool:
+        """Can members act on it?  What the types cannot say; an owner's slip must not trip anybody's machine."""
+        voters = {voter.id for voter in self.voters}
+        return (
+            0 <= self.zone < 1 << 8 * ids.ZONE_BYTES
+            and 1 <= len(self.voters) == len(voters) <= MAX_VOTERS
+            and self.initial.well_formed
+            and self.bundle.well_formed
+            and 0 <= self.quorum <= 1
+            and 0 < self.fraction <= 1
+        )
 
 
 _encoder = msgspec.msgpack.Encoder()

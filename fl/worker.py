@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from protocol.effects import Pin
 from protocol.messages import Value
-from pubsub.messages import Partial
+from pubsub.messages import MAX_METRICS, MAX_NAME, Partial
+from pubsub.partials import flaw
 from pubsub.ports import OpenWave
 
 from .messages import Order, Work
@@ -21,6 +22,12 @@ from .tasks import Contribution, Describe, Evaluate, Train
 
 if TYPE_CHECKING:
     from .applications import Applications
+
+
+FLAWED = (
+    f"a weight or metric is not finite, or there are more than {MAX_METRICS} metrics or names over {MAX_NAME} letters"
+)
+"""Why the local result was not handed in."""
 
 
 def selected(beacon: bytes, member: bytes, fraction: float) -> bool:
@@ -49,7 +56,7 @@ class Worker:
         self._round = 0
         self._model: Value | None = None
         self._job = 0
-        """The running job; 0 when there is none, -1 while the model is on its way."""
+        """The running job; 0 when there is none."""
         self._kept: Partial | None = None
 
     def opened(self, wave: OpenWave, order: Order, eligible: bool, now: int) -> None:
@@ -64,22 +71,22 @@ class Worker:
         if same and self._kept is not None:
             self._host.forest.contribute(self.spec.id, wave.id, self._kept, now)
         elif not (same and self._job):
-            self._begin(wave, order.work, now)
+            self._begin(wave, order.work, now)  # also when the model is on its way: there may be a better source now
 
     def _begin(self, wave: OpenWave, work: Work, now: int) -> None:
         self.drop()
         self._wave, self._work, self._round, self._model = wave, work, wave.id.round, wave.head.model
-        self._job = -1
-        holdings, bundle = self._host.forest.holdings, self.spec.bundle
+        holdings, sources = self._host.forest.holdings, (wave.source, self.spec.home.id)
 
         def have_model(at: int) -> None:
-            holdings.ensure(bundle, (wave.source,), start, at)
+            holdings.ensure(self.spec.bundle, sources, start, at)
 
         def start(at: int) -> None:
-            if self._wave is not None and self._job == -1 and self._model == wave.head.model and self._work is work:
+            still = self._wave is not None and not self._job and self._kept is None
+            if still and (self._work, self._round, self._model) == (work, wave.id.round, wave.head.model):
                 self._start(work, at)
 
-        holdings.ensure(wave.head.model, (wave.source,), have_model, now)
+        holdings.ensure(wave.head.model, sources, have_model, now)
 
     def _start(self, work: Work, now: int) -> None:
         wave, spec = self._wave, self.spec
@@ -103,7 +110,12 @@ class Worker:
             self._host.complain(self.spec.id, error, now)
             self._host.forest.contribute(self.spec.id, wave.id, None, now)
             return
-        self._kept = Partial(result.weight, result.value, (self._host.me.id,), result.metrics)
+        kept = Partial(result.weight, result.value, (self._host.me.id,), result.metrics)
+        if flaw(kept) is not None:
+            self._host.complain(self.spec.id, FLAWED, now)
+            self._host.forest.contribute(self.spec.id, wave.id, None, now)
+            return
+        self._kept = kept
         if result.value.blob:
             self._host.out.effects.append(Pin(result.value.blob))
         self._host.forest.contribute(self.spec.id, wave.id, self._kept, now)

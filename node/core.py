@@ -24,7 +24,7 @@ from dht.messages import Record
 from dht.ports import Verdict
 from dht.records import Kind, key_of, sign_record
 from dht.ring import Ring
-from fl.applications import Applications
+from fl.applications import Applications, voters_version
 from fl.config import RoundConfig
 from fl.notices import (
     Bind,
@@ -158,8 +158,9 @@ class NodeCore:
     def _start(self, request: Start, now: int) -> None:
         """Take up what an earlier life knew, then enter the ring."""
         for key, value in sorted(self._restored.items()):
-            if key.startswith("record/"):
-                self.ring.publish(_records.decode(value), now)
+            if key.startswith("record/") and not self.ring.publish(_records.decode(value), now):
+                self._out.store(key, None)
+        self._restored.clear()
         self.ring.start(request.seeds, now)
 
     def _leave(self, request: Leave, now: int) -> None:
@@ -211,7 +212,7 @@ class NodeCore:
             self._signer,
             kind=Kind.VOTERS,
             subject=head.app,
-            version=(head.epoch << 32) | head.round,
+            version=voters_version(head),
             expires=(now + self._wall_offset) // 1_000_000_000 + VOTERS_TTL,
             body=_encoder.encode(head.outline()),
         )

@@ -78,7 +78,8 @@ class Forest:
         self.groves: dict[AppId, Grove] = {}
         self.voters: dict[AppId, Voter] = {}
         self.counters: dict[str, int] = {}
-        self._restored = restored
+        self._marks = {key: True for key in restored if key.startswith("member/")}
+        """Memberships of earlier lives."""
         for key, value in restored.items():
             if key.startswith("voter/"):
                 self._voter(bytes.fromhex(key.removeprefix("voter/"))).restore(value)
@@ -114,11 +115,14 @@ class Forest:
             self.voters[app].over = True
         if app in self.groves:
             self.groves[app].conclude(now)
+        else:
+            self.roles.forgotten(app)
 
     def forget(self, app: AppId) -> None:
         """The last trace of a finished application, but for the vote, which keeps the final head."""
         if self.groves.pop(app, None) is not None:
             self.out.store("member/" + app.hex(), None)
+            self.roles.forgotten(app)
 
     def grove(self, app: AppId, now: int) -> Grove | None:
         """This node's part in ``app``, made when it is first needed: most nodes have no part in most applications."""
@@ -136,7 +140,7 @@ class Forest:
         if grove is None:
             return
         mark = "member/" + app.hex()
-        if mark not in self._restored and not grove.tree.wanted:
+        if mark not in self._marks and not grove.tree.wanted:
             self.out.store(mark, b"1")
         grove.join(now)
 

@@ -11,6 +11,10 @@ from protocol.messages import EMPTY, Contact, Id, Message, Natural, Value, regis
 MAX_MEMBERS = 16384
 """Contributors that one partial may name."""
 
+MAX_METRICS = 64
+MAX_NAME = 64
+"""Characters in the name of a metric."""
+
 MAX_DEPTH = 64
 MAX_VOTERS = 9
 MAX_LEAP = 1 << 16
@@ -20,7 +24,9 @@ to exhaust them."""
 Path = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_DEPTH)]
 Members = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
 Voters = Annotated[tuple[Contact, ...], msgspec.Meta(max_length=MAX_VOTERS)]
-Metrics = Annotated[dict[Annotated[str, msgspec.Meta(max_length=64)], float], msgspec.Meta(max_length=64)]
+Metrics = Annotated[
+    dict[Annotated[str, msgspec.Meta(max_length=MAX_NAME)], float], msgspec.Meta(max_length=MAX_METRICS)
+]
 
 
 class WaveId(NamedTuple):

@@ -94,6 +94,10 @@ class Roles(Protocol):
 
     def status(self, app: AppId, status: str, detail: str, now: int) -> None: ...
 
+    def forgotten(self, app: AppId) -> None:
+        """The application is over and nothing of it is left in the forest."""
+        ...
+
     def voters_changed(self, head: Head, now: int) -> None:
         """Make the new guardians known beyond the tree (a record)."""
         ...

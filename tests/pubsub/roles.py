@@ -164,6 +164,9 @@ class IntegerRoles:
     def status(self, app: AppId, status: str, detail: str, now: int) -> None:
         self.said.append(status)
 
+    def forgotten(self, app: AppId) -> None:
+        self.said.append("forgotten")
+
     def voters_changed(self, head: Head, now: int) -> None:
         """Spread as a record would be: everybody hears of it, soon."""
         self.voters.append(head)

@@ -182,6 +182,13 @@ class RegisterMachine(RuleBasedStateMachine):
         if self.past:
             self._arrive(*self.past[data.draw(st.integers(0, len(self.past) - 1))])
 
+    @rule()
+    def replay_all(self) -> None:
+        """Everything old arrives once more, in order."""
+        for src, dst, message in list(self.past):
+            if (src in self.side) == (dst in self.side):
+                self._arrive(src, dst, message)
+
     @rule(away=st.frozensets(NODES, min_size=1))
     def power_cut(self, away: frozenset[int]) -> None:
         """Several lose what was not durable, and start again at once."""

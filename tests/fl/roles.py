@@ -1,0 +1,199 @@
+"""The forest as the roles see it, played by the test; and what the roles asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fl.applications import Applications
+from fl.config import RoundConfig
+from fl.messages import Order, decode_order
+from fl.spec import AppSpec
+from fl.tasks import Task
+from protocol.effects import CancelCompute, CancelTimer, Compute, Effect, Emit, Outbox, Pin, SetTimer, StartTransfer
+from protocol.events import ComputeDone
+from protocol.ids import AppId, NodeId, ring_id
+from protocol.messages import Contact, Value
+from pubsub.holdings import Holdings
+from pubsub.messages import Head, Partial, WaveId
+from pubsub.ports import Genesis, OpenWave
+
+SECOND = 1_000_000_000
+OWNER = b"owner's public key"
+ME = Contact(ring_id(0, b"me"), ("10.0.0.1:1",), 1)
+PEERS = tuple(Contact(ring_id(0, b"peer %d" % index), (f"10.0.1.{index}:1",), 1) for index in range(8))
+MODEL = Value(1, b"\x05")
+
+
+def spec(**fields: Any) -> AppSpec:
+    given: dict[str, Any] = {"rounds": 3, "data": "digits", **fields}
+    return AppSpec("app", OWNER, b"salt", 0, PEERS[:3], initial=MODEL, home=PEERS[0], **given)
+
+
+def partial(member: Contact, number: int, weight: float = 1.0, **metrics: float) -> Partial:
+    return Partial(weight, Value(1, bytes([number])), (member.id,), metrics)
+
+
+class FakeWaves:
+    def __init__(self, forest: FakeForest) -> None:
+        self._forest = forest
+
+    def open(
+        self, wave: WaveId, head: Head, order: bytes, closed: tuple[NodeId, ...], remaining: int, now: int
+    ) -> None:
+        decoded = decode_order(order)
+        assert decoded is not None
+        self._forest.opened.append((wave, decoded, closed, remaining))
+
+
+class FakeGrove:
+    """What the roles touch of a grove."""
+
+    def __init__(self, forest: FakeForest) -> None:
+        self.waves = FakeWaves(forest)
+        self._forest = forest
+        self.proposer = self
+        self.epoch = 1
+        self.tree = self
+        self.is_root, self.depth = True, 0
+        self.parent: NodeId | None = None
+        self.children: dict[NodeId, object] = {}
+
+    def propose(self, head: Head, now: int) -> None:
+        self._forest.proposed.append(head)
+
+
+class FakeForest:
+    def __init__(self, out: Outbox) -> None:
+        self.holdings = Holdings(out)
+        self.opened: list[tuple[WaveId, Order, tuple[NodeId, ...], int]] = []
+        self.proposed: list[Head] = []
+        self.contributed: list[tuple[WaveId, Partial | None]] = []
+        self.handed_in: list[Partial | None] = []
+        self.counted: list[str] = []
+        self.joined: list[AppId] = []
+        self.known: list[Genesis] = []
+        self.heard: list[Head] = []
+        self.concluded: list[AppId] = []
+        self.room = True
+        self.groves: dict[AppId, FakeGrove] = {}
+
+    def know(self, genesis: Genesis, now: int) -> bool:
+        if self.room:
+            self.known.append(genesis)
+            self.groves[genesis.app] = FakeGrove(self)
+        return self.room
+
+    def heard_of(self, head: Head, now: int) -> None:
+        self.heard.append(head)
+
+    def conclude(self, app: AppId, now: int) -> None:
+        self.concluded.append(app)
+
+    def join(self, app: AppId, now: int) -> None:
+        self.joined.append(app)
+
+    def contribute(self, app: AppId, wave: WaveId, part: Partial | None, now: int) -> bool:
+        self.contributed.append((wave, part))
+        return True
+
+    def hand_in(self, app: AppId, wave: WaveId, part: Partial | None, now: int) -> None:
+        self.handed_in.append(part)
+
+    def count(self, name: str) -> None:
+        self.counted.append(name)
+
+
+class Stage:
+    """One node's roles, for one application, on a stage of cardboard."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.out = Outbox(ME.id)
+        self.published: list[Head] = []
+        self.roles = Applications(
+            ME, RoundConfig(), out=self.out, publish_voters=lambda head, now: self.published.append(head)
+        )
+        self.forest = FakeForest(self.out)
+        self.roles.forest = self.forest  # type: ignore[assignment]
+        self.spec = spec(**fields)
+        self.app = self.spec.id
+        self.now = 0
+        self.effects: list[Effect] = []
+
+    def __call__(self, kind: type[Any]) -> list[Any]:
+        """All effects of ``kind`` so far."""
+        self.effects += self.out.drain()
+        return [effect for effect in self.effects if isinstance(effect, kind)]
+
+    @property
+    def notices(self) -> list[Any]:
+        return [effect.notice for effect in self(Emit)]
+
+    def said(self, kind: type[Any]) -> list[Any]:
+        return [notice for notice in self.notices if isinstance(notice, kind)]
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Computations that were started and not cancelled."""
+        cancelled = [effect.job for effect in self(CancelCompute)]
+        return [effect.task for effect in self(Compute) if effect.job not in cancelled]
+
+    def finish(self, result: Any, error: str = "") -> None:
+        """The newest job ends."""
+        job = self(Compute)[-1].job
+        self.roles.jobs.done(ComputeDone(job, result, error), self.now)
+
+    @property
+    def timers(self) -> dict[Any, int]:
+        running: dict[Any, int] = {}
+        for effect in self((SetTimer, CancelTimer)):  # type: ignore[arg-type]
+            if isinstance(effect, SetTimer):
+                running[effect.timer] = effect.at
+            else:
+                running.pop(effect.timer, None)
+        return running
+
+    def tick(self) -> None:
+        """The round's timer fires."""
+        timer = ("fl.next", self.app)
+        self.now = self.timers[timer]
+        self.effects = [effect for effect in self.effects if getattr(effect, "timer", None) != timer]
+        self.roles.timer(timer, self.now)
+
+    @property
+    def pinned(self) -> dict[bytes, int]:
+        held: dict[bytes, int] = {}
+        for effect in self(Pin):
+            held[effect.blob] = held.get(effect.blob, 0) + (1 if effect.keep else -1)
+        return held
+
+    @property
+    def transfers(self) -> list[StartTransfer]:
+        return self(StartTransfer)
+
+    # ---- how things begin ----
+
+    def learned(self, *, bound: bool = True, trusted: bool = True) -> Stage:
+        """The descriptor is known; the operator binds data and trusts the owner, or not."""
+        self.roles.bind(frozenset({"digits"} if bound else ()), True, self.now)
+        self.roles.trust(frozenset({OWNER} if trusted else ()), frozenset(), self.now)
+        self.roles._learn(self.spec, self.now)
+        return self
+
+    def head(self, epoch: int = 1, round_: int = 0, **fields: Any) -> Head:
+        given: dict[str, Any] = {"model": MODEL, **fields}
+        return Head(self.app, epoch, round_, ME, self.spec.voters, **given)
+
+    def wave(
+        self,
+        order: bytes,
+        *,
+        epoch: int = 1,
+        round_: int = 1,
+        number: int = 0,
+        may: bool = True,
+        closed: tuple[NodeId, ...] = (),
+        model: Value = MODEL,
+        source: Contact = PEERS[1],
+    ) -> OpenWave:
+        head = Head(self.app, epoch, round_ - 1, source, self.spec.voters, model)
+        return OpenWave(WaveId(epoch, round_, number), head, order, closed, self.now, 0, source.id, may)
