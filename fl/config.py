@@ -25,6 +25,10 @@ class RoundConfig:
     history: int = 5
     """Complete waves that the deadline looks back on."""
 
+    describe: int = 60 * SECOND
+    """How long the wave before the first round waits for those who have not answered.  A worker's first answer includes
+    importing torch, which takes seconds, on a small board many."""
+
     wait: int = 1 * SECOND
     """Pause before a wave is opened again when there were fewer contributors than ``min_workers``."""
 

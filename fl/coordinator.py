@@ -73,8 +73,11 @@ class Coordinator:
         return tuple(sorted(member for part in self._parts for member in part.contributors))
 
     def _remaining(self) -> int:
-        """Time for a wave: from what complete ones took; 0 when there is no history."""
+        """Time for a wave: from what complete ones took; 0 when there is no history.  The first question, which makes
+        every worker load code and data, may take long: whoever misses it would miss the first rounds too."""
         config = self._host.config
+        if self._work is Work.DESCRIBE:
+            return config.describe
         if not self._history or self._work is not Work.TRAIN:
             return 0
         return int(config.patience * max(self._history)) + config.slack
