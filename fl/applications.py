@@ -350,6 +350,10 @@ class Applications:
     def described(self, app_id: AppId, sums: dict[str, float], workers: int, now: int) -> None:
         self.out.emit(DataDescribed(app_id, sums, workers))
 
+    def outcome(self, app_id: AppId) -> str | None:
+        """How the application ended, ``finished`` or ``stopped``; None while it lives, or when it was never heard of."""
+        return self._over.get(app_id)
+
     # ---- end --------------------------------------------------------------------------------------------------------
 
     def timer(self, timer: Timer, now: int) -> bool:

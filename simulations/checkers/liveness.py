@@ -48,8 +48,7 @@ class Liveness:
         """Every node that was not just started knows that it is over: the record reaches all."""
         ignorant = []
         for host in self._world.running():
-            known = self._world.core(host).apps.apps.get(submission.app)
-            if known is None or known.status[0] != "finished":
+            if self._world.core(host).apps.outcome(submission.app) != "finished":
                 ignorant.append(host.index)
         some = f"{short(submission.app)}: {len(ignorant)} nodes do not know that it is finished, such as {ignorant[:5]}"
         self._report.require(not ignorant, "news-reach-all", now, some)

@@ -166,6 +166,7 @@ def test_what_is_over_stays_over(stage: Stage) -> None:
     assert status(stage) == "finished"
     assert len(stage.forest.joined) == 1
     assert stage.forest.concluded == [stage.app]
+    assert stage.roles.outcome(stage.app) == "finished"
 
 
 def test_ends_are_remembered_within_bounds(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
