@@ -56,6 +56,8 @@ _EVENT_CODE: dict[type, int] = {
 _DIRECT, _ROUTED = 0x100, 0x200
 """Added to the kind of a message, received or sent."""
 _TRACE_CHUNK = 1 << 14
+_SWEEPS = 32
+"""Parts into which the hosts are divided when idle links are looked for."""
 
 
 class Engine:
@@ -95,8 +97,10 @@ class Engine:
         self._trace: list[int] = []
         self._hasher = hashlib.blake2b(digest_size=16)
         self._execute = self._handlers()
+        self._fires = self._timer
+        """Bound once: a new bound method for each timer would cost time and memory."""
         if network.config.idle_close_ns:
-            self.schedule.after(network.config.idle_close_ns, self._sweep)
+            self.schedule.after(network.config.idle_close_ns, self._sweep, 0)
 
     @property
     def now(self) -> int:
@@ -185,11 +189,11 @@ class Engine:
         self.links.recheck()
         self.flows.recheck()
 
-    def _sweep(self) -> None:
-        """Now and then for all hosts at once: a timer per link would cost more than all else that a link does."""
+    def _sweep(self, turn: int) -> None:
+        """A share of the hosts at a time: a timer per link would cost more than all else that a link does."""
         patience = self.network.config.idle_close_ns
-        self.links.close_idle(self.hosts, self.now - patience)
-        self.schedule.after(patience // 2, self._sweep)
+        self.links.close_idle(self.hosts[turn::_SWEEPS], self.now - patience)
+        self.schedule.after(patience // (2 * _SWEEPS), self._sweep, (turn + 1) % _SWEEPS)
 
     # ---- the loop ----
 
@@ -269,7 +273,7 @@ class Engine:
     def _arm(self, host: Host, timer: ev.Timer, due: int) -> None:
         self._serial = serial = self._serial + 1
         host.timers[timer] = (due, due, serial)
-        self.schedule.at(due, self._timer, host, timer, serial)
+        self.schedule.at(due, self._fires, host, timer, serial)
 
     def _cancel_timer(self, host: Host, effect: fx.CancelTimer) -> None:
         armed = host.timers.get(effect.timer)

@@ -77,6 +77,8 @@ class Links:
         self._ns_per_byte = SECOND / network.config.control_rate
         self._jitter = network.config.jitter
         self._draw = network.draw
+        self._arrives = self._arrive
+        """Bound once: a new bound method for each message would cost time and memory."""
         self._held: dict[Link, None] = {}
         self._sized: Message | Routed | None = None
         self._size = 0
@@ -92,14 +94,15 @@ class Links:
             self._schedule.after(0, self._hand_back, host, host.boot, peer, message)
             return
         self.sent += 1
-        size = self._size_of(message)
+        inner = message.message if isinstance(message, Routed) else message
+        size = NOMINAL_BYTES if inner.LIMIT <= SMALL_LIMIT else self._size_of(message)
         self.bytes += size
         leaves = self._schedule.now
         if host.busy_until > leaves:
             leaves = host.busy_until
         host.busy_until = leaves = leaves + int(size * self._ns_per_byte)
         if self._network.noise is None:
-            self._schedule.at(self._arrival(link, host, leaves), self._arrive, link, host, message)
+            self._schedule.at(self._arrival(link, host, leaves), self._arrives, link, host, message)
         else:
             self._carry_through_noise(link, host, message, leaves)
 
@@ -315,9 +318,6 @@ class Links:
             self._deliver(host, event)
 
     def _size_of(self, message: Message | Routed) -> int:
-        inner = message.message if isinstance(message, Routed) else message
-        if inner.LIMIT <= SMALL_LIMIT:
-            return NOMINAL_BYTES
         if message is not self._sized:
             # A parent sends the same object to all its children, one after another.
             self._sized, self._size = message, wire.size(message)
