@@ -66,6 +66,7 @@ class Fault:
 _STRIKES = {
     "crash": lambda target, host: target.crash(host, power=False, keep_disk=True),
     "power": lambda target, host: target.crash(host, power=True, keep_disk=True),
+    "blackout": lambda target, host: target.crash(host, power=True, keep_disk=True),
     "wipe": lambda target, host: target.crash(host, power=False, keep_disk=False),
     "return": lambda target, host: target.restart(host),
     "replace": lambda target, host: target.replace(host),
@@ -87,6 +88,7 @@ def kinds(faults: Faults) -> list[str]:
     wanted = {
         "crash": crashes and (faults.replace_share < 1 or faults.crash_root),
         "replace": faults.crash_share > 0 and faults.replace_share > 0,
+        "blackout": faults.blackouts > 0,
         "freeze": faults.freezes > 0,
         "cut": faults.cuts > 0,
         "one-way-cut": faults.one_way_cuts > 0,
@@ -114,6 +116,7 @@ class FaultPlan:
         self._draw_freezes()
         self._draw_cuts()
         self._draw_slowness()
+        self._draw_blackouts()
         if faults.loss or faults.duplicate or faults.reorder:
             noise = Noise(faults.loss, faults.duplicate, faults.reorder)
             self.entries += [(0, Fault("noise", noise=noise)), (self.window, Fault("quiet"))]
@@ -159,6 +162,14 @@ class FaultPlan:
             cut = Cut(group, outward, number < both or not outward)
             self.entries += [(when, Fault("cut" if number < both else "one-way-cut", cut=cut))]
             self.entries += [(later, Fault("heal", cut=cut))]
+
+    def _draw_blackouts(self) -> None:
+        """Everybody at once; they do not all come back at the same moment."""
+        for _ in range(self._faults.blackouts):
+            when, later = self._span(self._faults.return_s)
+            for index in range(self._hosts):
+                self.entries.append((when, Fault("blackout", index)))
+                self.entries.append((when + 1 + self._stream.below(later - when + 1), Fault("return", index)))
 
     def _draw_slowness(self) -> None:
         for kind, count in (("slow-disk", self._faults.slow_disks), ("slow-compute", self._faults.slow_compute)):

@@ -141,6 +141,8 @@ class Faults(Section):
     """Mean time until a crashed node comes back."""
     replace_share: Share = 0.0
     """Of the crashed nodes, the share that lose their disk and are replaced by a node with a new key."""
+    blackouts: Natural = 0
+    """Moments at which every machine loses power at once; each comes back after `return_s` or so."""
     freezes: Natural = 0
     """Processes that are stopped for a while."""
     freeze_s: Positive = 10.0

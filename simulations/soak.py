@@ -15,6 +15,8 @@ MIN_NODES = 64
 APPLICATIONS = 3
 MIN_EVENTS = 100_000
 MIN_KINDS = 3
+BLACKOUT_SHARE = 0.1
+"""Of the seeds, in which all machines lose power at once, once, on top of everything else."""
 CONFIDENCE_FACTOR = 3.0
 """After N seeds without a failure, the share of failing seeds is below 3/N with 95 % confidence (rule of three)."""
 
@@ -94,4 +96,5 @@ def _draw_faults(stream: Stream, nodes: int) -> Faults:
         reorder=maybe("reorder", 0.001, 0.1),
         slow_disks=int(maybe("slow-disk", 1, nodes / 4)),
         slow_compute=int(maybe("slow-compute", 1, nodes / 4)),
+        blackouts=int(stream.uniform() < BLACKOUT_SHARE),
     )

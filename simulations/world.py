@@ -149,15 +149,19 @@ class World:
         )
 
     def _seeds(self, host: Host) -> tuple[Contact, ...]:
-        """Some who are there already: drawn one by one, since a list of all of them for each would be quadratic."""
+        """Some who are there already: drawn one by one, since a list of all of them for each would be quadratic.
+
+        After a blackout nobody is, and a node starts from contacts that it remembers.
+        """
         found: dict[int, Contact] = {}
+        remembered: dict[int, Contact] = {}
         for _ in range(SEED_DRAWS):
             other = self.members[self._stream.below(self._entered)]
-            if other is not host and other.alive and other.contact.dialable:
-                found[other.index] = other.contact
+            if other is not host and other.contact.dialable:
+                (found if other.alive else remembered)[other.index] = other.contact
             if len(found) == self.scenario.nodes.seeds:
                 break
-        return tuple(found.values())
+        return tuple((found or remembered).values())[: self.scenario.nodes.seeds]
 
     # ---- applications ----
 

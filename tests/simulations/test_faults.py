@@ -19,6 +19,7 @@ EVERYTHING = Faults(
     freezes=5,
     freeze_root=True,
     crash_root=True,
+    blackouts=2,
     cuts=3,
     one_way_cuts=3,
     loss=0.1,
@@ -34,7 +35,7 @@ def test_a_plan_is_a_function_of_the_seed_and_stays_in_its_window(seed: int) -> 
         (at, fault.kind, fault.host) for at, fault in again.entries
     ]
     assert plan.pairs == again.pairs
-    assert all(0 <= at <= 30 * SECOND for at, _ in plan.entries)
+    assert all(0 <= at <= 30 * SECOND + 1 for at, _ in plan.entries)
     assert all(0 <= strike <= mend <= 30 * SECOND for strike, mend, _, _ in plan.pairs)
 
 
@@ -45,7 +46,8 @@ def test_what_is_to_mend_mends(seed: int) -> None:
     assert counts["cut"] + counts["one-way-cut"] == counts["heal"] == 6
     assert counts["freeze"] == counts["thaw"] == 4
     assert counts["wipe"] == counts["replace"]
-    assert counts["crash"] + counts["power"] >= counts["return"]
+    assert counts["blackout"] == 100
+    assert counts["crash"] + counts["power"] + counts["blackout"] >= counts["return"] >= 100
     assert counts["noise"] == counts["quiet"] == 1
     assert sorted(kind for _, _, kind, _ in plan.pairs) == ["crash", "freeze"]
 
