@@ -34,7 +34,8 @@ def cpu_seconds(pid: int) -> float:
 
 def wire_bytes(pids: list[int]) -> int:
     """Bytes that the open TCP connections of ``pids`` have carried, sent and received, headers included."""
-    listing = subprocess.run(["ss", "-tinpH", "state", "established"], capture_output=True, text=True, check=True).stdout
+    sockets = ["ss", "-tinpH", "state", "established"]
+    listing = subprocess.run(sockets, capture_output=True, text=True, check=True).stdout
     total, mine = 0, False
     for line in listing.splitlines():
         if not line.startswith("\t"):

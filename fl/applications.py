@@ -351,7 +351,7 @@ class Applications:
         self.out.emit(DataDescribed(app_id, sums, workers))
 
     def outcome(self, app_id: AppId) -> str | None:
-        """How the application ended, ``finished`` or ``stopped``; None while it lives, or when it was never heard of."""
+        """How the application ended, ``finished`` or ``stopped``; None while it lives or was never heard of."""
         return self._over.get(app_id)
 
     # ---- end --------------------------------------------------------------------------------------------------------

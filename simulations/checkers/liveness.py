@@ -46,10 +46,11 @@ class Liveness:
 
     def _news(self, submission: Submission, now: int) -> None:
         """Every node that was not just started knows that it is over: the record reaches all."""
-        ignorant = []
-        for host in self._world.running():
-            if self._world.core(host).apps.outcome(submission.app) != "finished":
-                ignorant.append(host.index)
+        ignorant = [
+            host.index
+            for host in self._world.running()
+            if self._world.core(host).apps.outcome(submission.app) != "finished"
+        ]
         some = f"{short(submission.app)}: {len(ignorant)} nodes do not know that it is finished, such as {ignorant[:5]}"
         self._report.require(not ignorant, "news-reach-all", now, some)
 
