@@ -72,9 +72,9 @@ class LinksSection:
     dial_timeout_s: Seconds = 5.0
     """Seconds until a dial is given up and the peer reported unreachable. A TLS handshake takes milliseconds; 5 s
     covers a satellite link."""
-    idle_close_s: Seconds = 60.0
-    """Seconds after which an unused link is closed. Links that carry a tree or a neighbour of the ring are never
-    unused."""
+    idle_close_s: Seconds = 900.0
+    """Seconds after which an unused link is closed. Longer than the pauses between a ring's exchanges: to dial again
+    costs a handshake of 8 kB, to keep a link costs nothing."""
     max_links: Count = 64
     """Links above which the least recently used are closed; at twice as many newcomers are refused. A node of a large
     fabric needs about 40; each costs about 0.5 MB."""

@@ -42,7 +42,7 @@ class LinkConfig:
 
     dial_timeout: float = 5.0
     """Seconds until a dial, over all addresses of the peer, is given up."""
-    idle_close: float = 60.0
+    idle_close: float = 900.0
     """Seconds without a frame after which a link is closed."""
     max_links: int = 64
     """Links above which the least recently used are closed; twice as many and newcomers are refused."""
