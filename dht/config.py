@@ -29,8 +29,8 @@ class RingConfig:
     """Silence of a watched peer after which it is pinged.  An exchange a second is what 3 s detection costs."""
     watch_patience: int = 2_500 * MS
     """Silence of a watched peer after which it is dead: the 3 s budget less the grain and a margin for delivery."""
-    near_period: int = 15 * SECOND
-    """Silence of an immediate ring neighbour after which it is pinged: 20 B/s on each of the two links."""
+    near_period: int = 10 * SECOND
+    """Silence of an immediate ring neighbour after which it is pinged: 30 B/s on each of the two links."""
     near_patience: int = 4 * SECOND
     """Unanswered questioning after which an unwatched peer is dead; nobody waits for it, so it may take longer."""
     dial_patience: int = 6 * SECOND

@@ -101,9 +101,9 @@ def test_near_neighbours_are_pinged_seldom() -> None:
     bench = Bench()
     bench.live.set_neighbours([HIGH], bench.now)
     bench.live.heard(HIGH, bench.now)
-    bench.until(151 * SECOND, answer=MS)
+    bench.until(101 * SECOND, answer=MS)
     assert 8 <= len(bench.pings) <= 10
-    bench.until(180 * SECOND)
+    bench.until(130 * SECOND)
     assert bench.dead
 
 
