@@ -60,8 +60,8 @@ from pubsub.config import TreeConfig
 from pubsub.forest import Forest
 from pubsub.messages import Head
 
-VOTERS_TTL = 30 * 24 * 3600
-"""Seconds that a VOTERS record lives: an application that sleeps longer than a month must be published anew."""
+VOTERS_TTL = 180 * 24 * 3600
+"""Seconds that a VOTERS record lives: longer than the descriptor, whose end it may tell."""
 
 _records = msgspec.msgpack.Decoder(Record)
 _encoder = msgspec.msgpack.Encoder()
