@@ -19,7 +19,7 @@ from node.demo.processes import Fleet, anonymous_bytes
 
 from .report import Aim, Report, leave, parser
 
-SETTLE_S = 15.0
+SETTLE_S = 45.0
 """After the last one is ready: leaf sets are exchanged, records spread."""
 DAY_S = 86_400
 HEADERS = 52
