@@ -9,7 +9,7 @@ TEST ?=
 BENCH ?= tree round idle simulator
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts bench constraints clean
+.PHONY: help demo test check format lint types contracts soak bench constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,7 +29,7 @@ demo: $(VENV)/run.stamp ## sixteen nodes train together while some are killed
 test: $(VENV)/dev.stamp ## all tests
 	@$(BIN)/python -m pytest $(TEST)
 
-check: lint types contracts test ## what has to pass before a commit: format, lint, types, import contracts, tests
+check: lint types contracts soak test ## what has to pass before a commit: format, lint, types, contracts, simulations, tests
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff format --check .
@@ -40,6 +40,9 @@ types: $(VENV)/dev.stamp
 
 contracts: $(VENV)/dev.stamp
 	@$(BIN)/lint-imports
+
+soak: $(VENV)/dev.stamp ## ten random storms under virtual time
+	@$(BIN)/python -m simulations soak --seeds 10
 
 format: $(VENV)/dev.stamp ## let ruff format and fix what it can
 	@$(BIN)/ruff format .
