@@ -227,6 +227,7 @@ class Journal:
             children=[child.hex() for child in role.children],
             voters=[voter.hex() for voter in app.voters or tuple(voter.id for voter in app.spec.voters)],
             root=app.root.hex(),
+            code=digest(app.spec.bundle).hex() if app.spec.bundle.size else "",
         )
 
     def models(self, held: Callable[[bytes], bool]) -> Iterator[ModelInfo]:

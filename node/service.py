@@ -97,6 +97,8 @@ class AppInfo(msgspec.Struct, frozen=True, kw_only=True):
     children: list[str] = []
     voters: list[str] = []
     root: str = ""
+    code: str = ""
+    """Digest of the bundle, hex: what `mycelia trust add` approves. Empty when there is none."""
 
 
 class RoundEvent(msgspec.Struct, frozen=True, kw_only=True, tag="round"):

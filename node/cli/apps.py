@@ -35,6 +35,7 @@ def _detail(session: Session, app: AppInfo) -> None:
         ("round", f"{app.round} of {app.rounds}"),
         ("epoch", app.epoch),
         ("owner", app.owner),
+        ("code", app.code),
         ("root", short(app.root) if app.root else ""),
         ("role here", app.role),
         ("parent", short(app.parent) if app.parent else ""),
