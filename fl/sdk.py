@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -290,6 +291,8 @@ def load(path: Path) -> App:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"{path} is not a Python file", "give the path of the file that defines the application")
+    if str(path.parent) not in sys.path:  # as when the file is run: it may import its neighbours
+        sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return find(vars(module), str(path))

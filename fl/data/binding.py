@@ -34,8 +34,8 @@ class Binding:
     seed: int = 0
     """Seed of the partition; the same on all nodes, or shares overlap."""
     holdout: float = 0.2
-    """Share kept for evaluation: of this node's samples, and, of a data set that is partitioned, first of the whole,
-    which then no node has."""
+    """Share kept for evaluation and never trained on. Of a data set that is partitioned, it is taken off the whole, so
+    that no node has it, and each node keeps half as much again of its own share."""
 
 
 def shares(kind: Literal["digits"], parts: int, *, alpha: float | None = None, seed: int = 0) -> list[Binding]:

@@ -39,7 +39,8 @@ def load(binding: Binding, fields: Mapping[str, Field] | None = None, node: str 
         schema.check(schema.observed(whole), fields, binding, node)
         whole = schema.cast(whole, fields, binding, node)
     mine = whole if binding.partition == "all" else whole.take(_shares(binding, whole)[binding.part])
-    train, test = partition.hold_out(len(mine), binding.holdout, binding.seed, "node", binding.part)
+    share = binding.holdout if binding.partition == "all" else binding.holdout / 2
+    train, test = partition.hold_out(len(mine), share, binding.seed, "node", binding.part)
     return Split(mine.take(train), mine.take(test))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import site
 import struct
 import sys
 import sysconfig
@@ -27,10 +26,10 @@ _SCOPES = 0b11
 
 def python_paths() -> list[Path]:
     """What an interpreter reads to import packages: itself, its libraries, ours, and what glibc asks the system."""
-    base = [Path(sys.base_prefix), Path(sys.prefix), *map(Path, site.getsitepackages())]
-    base += [Path(path) for path in sysconfig.get_paths().values()]
     own = Path(__file__).resolve().parents[1]
-    base += [own, own.parent / "protocol"]
+    base = [Path(sys.base_prefix), Path(sys.prefix), *map(Path, sysconfig.get_paths().values())]
+    base += [Path(path) for path in sys.path if Path(path) not in (Path(), own.parent)]
+    base += [own, own.parent / "protocol"]  # in a checkout, the rest of it may be anything
     system = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/proc/self"]
     system += ["/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/fs/cgroup"]
     return list(dict.fromkeys(base + [Path(name) for name in system]))
