@@ -200,8 +200,8 @@ class Grove:
         self._forest.count("stale_told")
         if not self._plausible(peer, message.epoch):
             return
-        standing = self.proposer.phase in (Phase.PREPARING, Phase.ADOPTING)
-        if message.epoch > self.proposer.epoch or (standing and message.epoch == self.proposer.epoch):
+        epoch = self.proposer.epoch
+        if message.epoch > epoch or (message.epoch == epoch and self.proposer.on_refused(peer)):
             self._dethrone(message.epoch, now)
 
     def _dethrone(self, epoch: int, now: int) -> None:
@@ -463,7 +463,8 @@ class Grove:
             case "tree.wave":
                 self.waves.on_deadline(now)
             case "tree.head":
-                self.proposer.on_timer(now)
+                if self.proposer.on_timer(now):
+                    self._dethrone(self.proposer.epoch, now)
             case "tree.search":
                 self._stand(now)
             case "tree.serve":

@@ -50,8 +50,8 @@ class Proposer:
 
     __slots__ = (
         "_accepted", "_best", "_config", "_genesis", "_holders", "_holdings", "_known", "_me", "_on_committed",
-        "_on_rooted", "_out", "_promises", "_proposed", "_ring", "_since", "_status", "_stream", "_tries", "app",
-        "epoch", "head", "phase",
+        "_on_rooted", "_out", "_promises", "_proposed", "_refused", "_ring", "_since", "_status", "_stream", "_tries",
+        "app", "epoch", "head", "phase",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +86,8 @@ class Proposer:
         """Who holds the content of ``_best``."""
         self._promises: dict[NodeId, bool] = {}
         self._accepted: dict[NodeId, bool] = {}
+        self._refused: dict[NodeId, bool] = {}
+        """Voters that promised this very epoch to somebody else: they will refuse all that we say in it."""
         self._proposed: Head | None = None
         self._since = 0
         self._tries = 0
@@ -108,7 +110,7 @@ class Proposer:
         self.phase = Phase.PREPARING
         self.epoch = max(self.epoch, known.epoch) + 1
         self._known, self._best, self._holders = known, None, [self._genesis.root.id]
-        self._promises = {}
+        self._promises, self._refused = {}, {}
         self._since, self._tries = now, 0
         self._ask(now)
 
@@ -238,19 +240,41 @@ class Proposer:
         pause += self._stream.below(pause // 4)
         self._out.set_timer(("tree.head", self.app), now + pause)
 
-    def on_timer(self, now: int) -> None:
-        """No majority yet: ask again, and say so when it has lasted."""
-        if self.phase is Phase.IDLE or (self.phase is Phase.LEADING and self._proposed is None):
-            return
+    def on_refused(self, peer: NodeId) -> bool:
+        """A voter follows another candidate of our epoch.  True when no majority is left to be won."""
+        voters = self._asked()
+        if any(voter.id == peer for voter in voters):
+            self._refused[peer] = True
+        left = {voter.id: True for voter in voters if voter.id not in self._refused}
+        return bool(voters) and not majority(voters, left)
+
+    def _asked(self) -> tuple[Contact, ...]:
+        """Those whose majority is being waited for."""
+        if self._proposed is not None:
+            return self._proposed.voters
+        return self._electorate() if self.phase in (Phase.PREPARING, Phase.ADOPTING) else ()
+
+    def on_timer(self, now: int) -> bool:
+        """No majority yet: ask again, and say so when it has lasted.
+
+        True when it is better to begin anew in another epoch: some follow another in this one, and the rest were not
+        enough within the time that an answer takes.
+        """
+        asked = self._asked()
+        if not asked:
+            return False
+        if any(voter.id in self._refused for voter in asked):
+            return True
         self._tries += 1
         if now - self._since >= self._config.stall_after:
             self._status("stalled", "no majority of the voters answers", now)
         if self._proposed is not None:
             self._offer(now)
-            return
+            return False
         self._ask(now)
         if self.phase is Phase.ADOPTING:
             self._adopt(now)
+        return False
 
     def retire(self, epoch: int) -> bool:
         """A newer epoch exists, or candidacy makes no sense any more.  True when this node was root."""

@@ -204,8 +204,12 @@ class Net:
         self._serial = 0
         self.stream = Stream(seed, "net")
         self.rules: list[Rule] = []
+        self.weather: Callable[[], Rule] | None = None
+        """What happens to a message for which there is no rule."""
         self.sent: list[tuple[int, NodeId, NodeId, Message]] = []
         self.cut: list[tuple[set[NodeId], set[NodeId]]] = []
+        self.news: Head | None = None
+        """What the application's record says."""
         self.committed: dict[tuple[AppId, int], Head] = {}
         """(application, round) → the head that a root first committed there."""
         self.app = app_id(0, "app", b"owner", b"salt")
@@ -254,6 +258,8 @@ class Net:
                     host.ring.dead.pop(other.id, None)
         for host in chosen:
             host.know()
+            if self.news is not None:
+                self._record(host, self.news)
         for host in chosen if join else ():
             host.join()
         self._ring_changed()
@@ -417,6 +423,12 @@ class Net:
                     return
                 delay, copies = delay + rule.delay, rule.copies
                 break
+        else:
+            if self.weather is not None and src != dst:
+                fate = self.weather()
+                if fate.lose:
+                    return
+                delay, copies = delay + fate.delay, fate.copies
         for _ in range(copies):
             self.after(delay, lambda: self._arrive(src, dst, decoded))
 
@@ -474,8 +486,10 @@ class Net:
         verdict = origin.forest.intercept(origin.me, message, self.now)
         if verdict is Verdict.CONSUME:
             return
-        target = origin.ring.closest(key, 1)[0]
-        if target.id == origin.id:
+        targets = origin.ring.closest(key, 1)
+        if not targets:
+            return
+        if targets[0].id == origin.id:
             origin.forest.deliver(message, self.now)
             return
         others = [host for host in self.hosts.values() if host.started and host.me.dialable and host is not origin]
@@ -501,7 +515,9 @@ class Net:
         self._happen(hop, at_hop)
 
     def spread(self, head: Head) -> None:
-        """What a record would do: everybody hears of ``head``, wherever it stands."""
+        """What a record would do: everybody hears of ``head``, wherever it stands, and whenever it starts."""
+        if self.news is None or head.order > self.news.order:
+            self.news = head
         for host in self.hosts.values():
             if host.started:
                 self._record(host, head)

@@ -181,6 +181,7 @@ def test_an_old_refusal_does_not_end_a_newer_candidacy() -> None:
     host.hear(net.by_rank()[1].id, Stale(net.app, epoch - 1))
     assert phase(host) is Phase.PREPARING
     host.hear(net.by_rank()[1].id, Stale(net.app, epoch))
+    host.hear(net.by_rank()[2].id, Stale(net.app, epoch))
     assert phase(host) is Phase.IDLE
 
 

@@ -238,6 +238,47 @@ def test_retiring_forgets_what_was_under_way(bench: Bench) -> None:
     assert bench.proposer.epoch == 5
 
 
+def test_one_voter_that_follows_another_does_not_end_a_candidacy(bench: Bench) -> None:
+    assert not bench.proposer.on_refused(V[0].id)
+    assert not bench.proposer.on_refused(V[7].id)
+    bench.promise(V[1])
+    bench.promise(V[2])
+    assert bench.phase() is Phase.ADOPTING
+
+
+def test_a_majority_that_follows_another_does(bench: Bench) -> None:
+    assert not bench.proposer.on_refused(V[0].id)
+    assert bench.proposer.on_refused(V[1].id)
+
+
+def test_a_vote_that_is_split_while_the_rest_are_dead_begins_anew(bench: Bench) -> None:
+    bench.promise(V[0])
+    assert not bench.proposer.on_refused(V[1].id)
+    assert bench.proposer.on_timer(bench.now + SECOND)
+    bench.proposer.retire(0)
+    bench.proposer.stand(head(0, 0, V[:3]), bench.now)
+    assert not bench.proposer.on_timer(bench.now + SECOND)
+
+
+def test_a_root_whose_voters_change_towards_those_that_follow_another_begins_anew() -> None:
+    """It committed with three of five while two followed another candidate of its epoch; then one of the three died."""
+    bench = Bench(head(0, 0, V[:5]))
+    bench.proposer.stand(head(0, 0, V[:5]), 0)
+    for voter in V[:3]:
+        bench.promise(voter)
+    for voter in V[3:5]:
+        assert not bench.proposer.on_refused(voter.id)
+    for voter in V[:3]:
+        bench.accepted(voter)
+    assert bench.proposer.leading
+    assert not bench.proposer.on_timer(bench.now)
+    bench.proposer.propose(head(1, 1, V[1:5]), bench.now)
+    bench.accepted(V[1])
+    bench.accepted(V[2])
+    assert bench.proposer.busy
+    assert bench.proposer.on_timer(bench.now + SECOND)
+
+
 # ---- large models --------------------------------------------------------------------------------------------------
 
 

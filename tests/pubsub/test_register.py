@@ -67,8 +67,10 @@ class Peer:
             self.proposer.on_promise(peer, message, now)
         elif isinstance(message, Accepted):
             self.proposer.on_accepted(peer, message, now)
-        elif isinstance(message, Stale) and message.epoch >= self.proposer.epoch + self.proposer.leading:
-            self.proposer.retire(message.epoch)
+        elif isinstance(message, Stale):
+            beaten = message.epoch == self.proposer.epoch and self.proposer.on_refused(peer)
+            if beaten or message.epoch > self.proposer.epoch:
+                self.proposer.retire(message.epoch)
 
     def settle(self) -> None:
         for effect in self.out.drain():
@@ -134,7 +136,7 @@ class RegisterMachine(RuleBasedStateMachine):
 
     def _stand(self, index: int) -> None:
         self.now += SECOND
-        self._do(index, lambda peer: peer.proposer.on_timer(self.now))
+        self._do(index, lambda peer: peer.proposer.on_timer(self.now) and peer.proposer.retire(0))
         self._do(index, lambda peer: peer.proposer.stand(peer.known, self.now))
 
     @rule(steps=STEPS, durable=st.booleans())
