@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fl.notices import RoleChanged
 from protocol.ids import AppId, NodeId, short
 from pubsub.messages import Partial, WaveId, WaveUp
 
@@ -24,13 +25,19 @@ class Waves:
         self._world, self._report, self._heads, self._exact = world, report, heads, exact
         self._handed_in: dict[AppId, dict[WaveId, dict[NodeId, tuple[int, tuple[NodeId, ...]]]]] = {}
         """Who handed in, in which life, and whose contributions."""
+        self._parents: dict[tuple[int, int, AppId], NodeId | None] = {}
+        """(Host, life, application) → its parent, as it said itself: one step may hand in and then change it."""
         world.engine.tap(WaveUp, self._up)
+        world.engine.tap(RoleChanged, self._role)
 
     def sample(self, now: int) -> None:
         """Everything is checked as it happens."""
 
     def finish(self, now: int) -> None:
         """Everything was checked as it happened."""
+
+    def _role(self, now: int, host: Host, effect: Any) -> None:
+        self._parents[host.index, host.boot, effect.notice.app] = effect.notice.parent
 
     def _up(self, now: int, host: Host, effect: Any) -> None:
         message: WaveUp = effect.message
@@ -47,8 +54,8 @@ class Waves:
         again = not set(before).isdisjoint(partial.contributors)
         self._report.require(not again, "counted-once", now, f"{name} hands in again what an earlier life of it did")
         given[host.id] = host.boot, before + partial.contributors
-        tree = self._world.core(host).forest.groves[message.app].tree
-        self._report.require(tree.parent == effect.peer, "hand-in-to-parent", now, f"{name} hands in to a stranger")
+        parent = self._parents.get((host.index, host.boot, message.app))
+        self._report.require(parent == effect.peer, "hand-in-to-parent", now, f"{name} hands in to a stranger")
         members = partial.contributors
         self._report.require(len(set(members)) == len(members), "counted-once", now, f"{name} counts somebody twice")
         if self._exact and partial.value.size:

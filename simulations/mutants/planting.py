@@ -109,5 +109,5 @@ def storm(seed: int) -> Scenario:
             reorder=stream.choice((0.0, 0.05)),
             slow_disks=stream.below(6),
         ),
-        limits=Limits(liveness_s=120.0, settle_s=45.0),
+        limits=Limits(liveness_s=900.0, settle_s=45.0),
     )
