@@ -1,10 +1,8 @@
 """One application on one node: its place in the tree, its present wave, what it knows of the head, and whether it
 should be root.
 
-``Grove`` ties the four parts together.  It holds no protocol of its own but the search for the root: a rendezvous that
-does not know of a live root first asks the voters whom they follow, and the one they name whether it is alive and still
-root.  Only when that brings nothing does it stand.  The question costs a round trip and saves a change of root, and
-with it a repeated round, each time a node joins the ring closer to the application's id.
+``Grove`` ties the parts together and holds no protocol of its own: what one part learns reaches the others, and what
+arrives is fenced by the newest epoch that any of them has heard of.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import msgspec
 
 from protocol.errors import Code
 from protocol.ids import NodeId
-from protocol.messages import Contact
 
 from .messages import (
     MAX_LEAP,
@@ -36,7 +33,8 @@ from .messages import (
     WaveUp,
 )
 from .ports import Genesis
-from .proposer import Phase, Proposer, majority
+from .proposer import Phase, Proposer
+from .rendezvous import Rendezvous
 from .tree import Tree
 from .waves import Waves
 
@@ -48,8 +46,7 @@ class Grove:
     """This node's part in one application."""
 
     __slots__ = (
-        "_asked", "_forest", "_last", "_retry", "_searching", "_silent", "app", "epoch", "finished", "genesis", "head",
-        "proposer", "root", "tree", "waves",
+        "_forest", "_last", "app", "epoch", "finished", "genesis", "head", "proposer", "rendezvous", "tree", "waves",
     )  # fmt: skip
 
     def __init__(self, forest: Forest, genesis: Genesis) -> None:
@@ -73,111 +70,39 @@ class Grove:
         """Newest head known to be committed."""
         self.epoch = 0
         """Newest epoch heard of: what is older is stale."""
-        self.root: Contact | None = None
-        """A root believed alive, when this node is the rendezvous and not root itself."""
         self.finished = False
-        self._searching = False
-        self._asked: NodeId | None = None
-        """The supposed root, asked whether it still is."""
-        self._silent: dict[NodeId, bool] = {}
-        """Voters that answered the search and named no live root."""
-        self._retry = 0
+        self.rendezvous = Rendezvous(self, forest)
         self._last: Committed | None = None
         """Newest commit as it was broadcast, for children that missed it."""
 
     # ---- who is root ------------------------------------------------------------------------------------------------
 
-    def serve(self, now: int) -> None:
-        """Called whenever the ring changed: is it on this node to see that there is a root?"""
-        ring = self._forest.ring
-        if self.finished or self.proposer.leading:
-            return
-        if not (ring.ready and ring.is_closest(self.app)):
-            self._retreat()
-            return
-        if self.root is not None and ring.alive(self.root.id):
-            return
-        if self._searching or self.proposer.phase is not Phase.IDLE:
-            return
-        self._search(now)
-
-    def _retreat(self) -> None:
-        """Someone else is the rendezvous now."""
-        self._forget_root()
-        self._searching, self._asked = False, None
-        if self.proposer.phase is Phase.PREPARING:
-            self.proposer.retire(self.epoch)
-
-    def _forget_root(self) -> None:
-        if self.root is not None:
-            self._forest.ring.unwatch(self.root.id, self._purpose)
-            self._forest.out.cancel_timer(("tree.confirm", self.app))
-            self.root = None
-
     @property
-    def _purpose(self) -> str:
-        return "root:" + self.app.hex()
-
-    def _search(self, now: int) -> None:
-        """Ask the voters whom they follow."""
-        self._searching, self._asked, self._silent = True, None, {}
-        for voter in self._base().voters:
-            self._forest.ring.learn(voter)
-            self._forest.out.send(voter.id, HeadQuery(self.app))
-        self._forest.out.set_timer(("tree.search", self.app), now + self._forest.config.answer_wait)
-
-    def _base(self) -> Head:
+    def base(self) -> Head:
         """Where a candidacy starts: the newest committed head, else the genesis."""
         return self.head if self.head is not None else self.genesis.head()
 
+    @property
+    def purpose(self) -> str:
+        """Why the root, or its voters, are watched."""
+        return "root:" + self.app.hex()
+
+    def serve(self, now: int) -> None:
+        self.rendezvous.serve(now)
+
     def on_answer(self, peer: NodeId, message: HeadAnswer, now: int) -> None:
         """A voter names a root, or the root confirms itself."""
-        asked = (self._asked, self.root.id if self.root is not None else None)
-        if peer not in asked and all(voter.id != peer for voter in self._base().voters):
+        if not self.rendezvous.has_asked(peer):
             self._forest.count("answers_unasked")
             return
         if message.head is not None:
             self.heard_of(message.head, now)
         if self.finished:
             return
-        if self.proposer.leading:
-            if self._plausible(peer, message.epoch) and message.epoch > self.proposer.epoch:
-                self._dethrone(message.epoch, now)
-        elif self._searching:
-            self._weigh(peer, message.root, now)
-        elif self.root is not None and peer == self.root.id and (message.root is None or message.root.id != peer):
-            self._deposed(now)
-
-    def _deposed(self, now: int) -> None:
-        """Whom this rendezvous took for the root is alive and no root any more."""
-        self._forget_root()
-        self.serve(now)
-
-    def _confirm(self, now: int) -> None:
-        """A root may step down without dying: ask it now and then."""
-        if self.root is not None:
-            self._forest.out.send(self.root.id, HeadQuery(self.app))
-            self._forest.out.set_timer(("tree.confirm", self.app), now + self._forest.config.voter_check)
-
-    def _weigh(self, peer: NodeId, root: Contact | None, now: int) -> None:
-        """One answer to the search: a live root to be asked, its confirmation, or one voter more that knows none."""
-        ring, config = self._forest.ring, self._forest.config
-        named = root if root is not None and root.id != self._forest.me.id and ring.alive(root.id) else None
-        if named is not None and named.id == peer:
-            self._searching, self._asked = False, None
-            self._forest.out.cancel_timer(("tree.search", self.app))
-            self.root, self._retry = named, 0
-            ring.watch(named.id, self._purpose, now)
-            self._forest.out.set_timer(("tree.confirm", self.app), now + config.voter_check)
-        elif named is not None and self._asked is None:
-            self._asked = named.id
-            ring.learn(named)
-            self._forest.out.send(named.id, HeadQuery(self.app))
-            self._forest.out.set_timer(("tree.search", self.app), now + config.answer_wait)
-        elif named is None:
-            self._silent[peer] = True
-            if peer == self._asked or (self._asked is None and majority(self._base().voters, self._silent)):
-                self._stand(now)
+        if not self.proposer.leading:
+            self.rendezvous.on_answer(peer, message.root, now)
+        elif self._plausible(peer, message.epoch) and message.epoch > self.proposer.epoch:
+            self._dethrone(message.epoch, now)
 
     def _plausible(self, peer: NodeId, epoch: int) -> bool:
         """Epochs grow by ones; a leap is a liar's attempt to end the application."""
@@ -185,15 +110,6 @@ class Grove:
             return True
         self._forest.out.penalize(peer, Code.UNAUTHORISED, "epoch out of reach")
         return False
-
-    def _stand(self, now: int) -> None:
-        """Nobody claims the root: stand for it, unless meanwhile it is somebody else's turn."""
-        self._searching, self._asked = False, None
-        ring = self._forest.ring
-        if self.finished or self.proposer.phase is not Phase.IDLE or not (ring.ready and ring.is_closest(self.app)):
-            return
-        self.proposer.epoch = max(self.proposer.epoch, self.epoch)
-        self.proposer.stand(self._base(), now)
 
     def on_stale(self, peer: NodeId, message: Stale, now: int) -> None:
         """Somebody knows a newer epoch than ours."""
@@ -213,7 +129,7 @@ class Grove:
             self._forest.roles.unrooted(self.app, epoch, now)
             self.tree.step_down(now)
         if candidate:
-            self._again(now)
+            self.rendezvous.later(now)
 
     def _retire(self, epoch: int) -> bool:
         """Be neither root nor candidate; True when this node was root."""
@@ -221,17 +137,9 @@ class Grove:
             self._unwatch_voters(self.proposer.head)
         return self.proposer.retire(epoch)
 
-    def _again(self, now: int) -> None:
-        """Look once more after a growing, random pause, so that two candidates do not chase each other."""
-        config = self._forest.config
-        self._retry = min(self._retry * 2 or config.answer_wait, config.retry_limit)
-        pause = self._retry // 2 + self._forest.stream.below(self._retry)
-        self._forest.out.set_timer(("tree.serve", self.app), now + pause)
-
     def _rooted(self, head: Head, now: int) -> None:
         """A majority holds ``head`` under our epoch."""
-        self._retry = 0
-        self._forget_root()
+        self.rendezvous.reached()
         self._announce(head, now)
         self.tree.become_root(now)
         self._guard(now)
@@ -244,7 +152,7 @@ class Grove:
         assert head is not None
         for voter in head.voters:
             if voter.id != self._forest.me.id:
-                self._forest.ring.watch(voter.id, self._purpose, now)
+                self._forest.ring.watch(voter.id, self.purpose, now)
         asked = self._forest.stream.choice(head.voters)
         if asked.id != self._forest.me.id:
             self._forest.out.send(asked.id, HeadQuery(self.app))
@@ -262,7 +170,7 @@ class Grove:
 
     def _announce(self, head: Head, now: int) -> None:
         """Outside the tree one must know who the voters are, and when all is over."""
-        before = self._base()
+        before = self.base
         self._note_head(head)
         if before.voters != head.voters or head.finished:
             self._forest.roles.voters_changed(head, now)
@@ -270,7 +178,7 @@ class Grove:
 
     def _unwatch_voters(self, head: Head) -> None:
         for voter in head.voters:
-            self._forest.ring.unwatch(voter.id, self._purpose)
+            self._forest.ring.unwatch(voter.id, self.purpose)
 
     # ---- heads ------------------------------------------------------------------------------------------------------
 
@@ -326,7 +234,7 @@ class Grove:
         self.finished = True
         self.waves.stop()
         self._retire(self.epoch)
-        self._forget_root()
+        self.rendezvous.forget()
         self.tree.wanted = False
         self._forest.out.set_timer(("tree.linger", self.app), now + self._forest.config.linger)
 
@@ -339,7 +247,7 @@ class Grove:
     def leave(self, now: int) -> None:
         """Let go of the tree; a root that leaves simply stops, and the ring finds the next."""
         self._retire(self.epoch)
-        self._forget_root()
+        self.rendezvous.forget()
         self.waves.stop()
         self.tree.leave(now)
 
@@ -356,13 +264,12 @@ class Grove:
         if message.head is not None:
             self.heard_of(message.head, now)
         joiner, out = message.joiner, self._forest.out
-        if self.root is not None and self.root.id == joiner.id:
-            self._deposed(now)  # a root does not ask for a place
+        self.rendezvous.gone(joiner.id, now)  # a root does not ask for a place
         if self.tree.attached:
             if self.tree.admit(joiner, message.attempt, now):
                 self._catch_up(joiner.id, message, now)
-        elif self.root is not None and self._forest.ring.alive(self.root.id):
-            out.send(joiner.id, TreeRefuse(self.app, message.attempt, (self.root,)))
+        elif (root := self.rendezvous.live_root) is not None:
+            out.send(joiner.id, TreeRefuse(self.app, message.attempt, (root,)))
         else:
             out.send(joiner.id, TreeRefuse(self.app, message.attempt))
             self.serve(now)
@@ -409,9 +316,7 @@ class Grove:
             self.waves.child_lost(peer, now)
         if peer == self.tree.parent:
             self.tree.lose_parent(now, tell=why == "silent")
-        if self.root is not None and peer == self.root.id:
-            self._forget_root()
-            self.serve(now)
+        self.rendezvous.gone(peer, now)
 
     # ---- waves ------------------------------------------------------------------------------------------------------
 
@@ -466,14 +371,14 @@ class Grove:
                 if self.proposer.on_timer(now):
                     self._dethrone(self.proposer.epoch, now)
             case "tree.search":
-                self._stand(now)
+                self.rendezvous.stand(now)
             case "tree.serve":
                 self.serve(now)
             case "tree.guard":
                 if self.proposer.leading:
                     self._guard(now)
             case "tree.confirm":
-                self._confirm(now)
+                self.rendezvous.confirm(now)
             case "tree.linger":
                 self.tree.leave(now)
                 self._forest.forget(self.app)

@@ -117,7 +117,7 @@ def test_the_rendezvous_of_a_root_that_stepped_down_notices() -> None:
     net = running(rounds=100)
     root = net.root
     newcomer = next(host for host in net.by_rank() if host is not root)
-    newcomer.grove().root = root.me
+    newcomer.grove().rendezvous.root = root.me
     root.do(lambda now: root.grove().on_stale(newcomer.id, Stale(net.app, 5), now))
     net.run_until(lambda: bool(net.roots()), 30 * SECOND)
     net.run_until(net.all_attached, 30 * SECOND)
@@ -315,10 +315,10 @@ def test_who_was_not_asked_has_no_say_in_who_is_root() -> None:
     host = net.by_rank()[0]
     net.start([host], join=False)
     liar = net.by_rank()[7]
-    assert host.grove()._searching
+    assert host.grove().rendezvous._searching
     forged = msgspec.structs.replace(net.genesis.head(), epoch=3, round=9, voters=(liar.me,))
     host.hear(liar.id, HeadAnswer(net.app, liar.me, forged, 3))
-    assert host.grove().root is None
+    assert host.grove().rendezvous.root is None
     assert host.grove().head is None
 
 
