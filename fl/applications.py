@@ -115,6 +115,8 @@ class Applications:
         """(application, signer) of STOP records without a descriptor."""
         self._over: dict[AppId, str] = {}
         """Applications that ended, and how: a late copy of the descriptor must not revive them."""
+        self._ends: dict[AppId, int] = {}
+        """Last rounds of applications that ended by rumour, while the tree still owes the head itself."""
 
     # ---- records ----------------------------------------------------------------------------------------------------
 
@@ -170,7 +172,14 @@ class Applications:
         if head.app in self._over:
             return
         self.forest.heard_of(head, now)
-        if head.finished:
+        if not head.finished:
+            return
+        grove = self.forest.groves.get(head.app)
+        if head.app in self.apps and grove is not None and (grove.tree.is_root or grove.tree.parent is not None):
+            # The rumour overtakes the tree, which brings the head itself: contributors, metrics, model.
+            self.out.set_timer(("fl.end", head.app), now + self.config.farewell)
+            self._ends[head.app] = head.round
+        else:
             self._end(head.app, "finished", f"after round {head.round}", now)
 
     # ---- taking part ------------------------------------------------------------------------------------------------
@@ -358,11 +367,14 @@ class Applications:
 
     def timer(self, timer: Timer, now: int) -> bool:
         """True when it was one of ours."""
-        if timer[0] != "fl.next":
+        if timer[0] not in ("fl.next", "fl.end"):
             return False
-        assert isinstance(timer[1], bytes)
-        app = self.apps.get(timer[1])
-        if app is not None and app.coordinator is not None:
+        app_id = timer[1]
+        assert isinstance(app_id, bytes)
+        app = self.apps.get(app_id)
+        if timer[0] == "fl.end" and app_id in self._ends:
+            self._end(app_id, "finished", f"after round {self._ends[app_id]}", now)
+        elif timer[0] == "fl.next" and app is not None and app.coordinator is not None:
             app.coordinator.on_timer(now)
         return True
 
@@ -370,6 +382,8 @@ class Applications:
         if app_id in self._over:
             return
         self._over[app_id] = status
+        if self._ends.pop(app_id, None) is not None:
+            self.out.cancel_timer(("fl.end", app_id))
         if len(self._over) > MAX_OVER:
             del self._over[next(iter(self._over))]
         app = self.apps.get(app_id)

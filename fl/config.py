@@ -32,6 +32,9 @@ class RoundConfig:
     wait: int = 1 * SECOND
     """Pause before a wave is opened again when there were fewer contributors than ``min_workers``."""
 
+    farewell: int = 2 * SECOND
+    """How long a member that hears of the end by rumour waits for the last head to come down its tree."""
+
     eager: int = 10
     """So many times in a row; after that the pause doubles, since each wave carries the model to everybody."""
 

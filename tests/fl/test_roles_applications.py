@@ -155,8 +155,37 @@ def test_an_end_may_come_before_the_descriptor(stage: Stage) -> None:
     assert stage.forest.joined == []
 
 
+def test_the_end_waits_for_the_head_that_the_rumour_overtook(stage: Stage) -> None:
+    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.record_changed(voters_record(stage, finished=True), 0)
+    assert status(stage) is None
+    stage.roles.committed(stage.app, stage.head(round_=4, finished=True), 5)
+    assert [type(notice) for notice in stage.notices if not isinstance(notice, RoleChanged)][-2:] == [
+        RoundCommitted,
+        StatusChanged,
+    ]
+    assert status(stage) == "finished"
+    assert ("fl.end", stage.app) not in stage.timers
+
+
+def test_the_end_does_not_wait_for_ever(stage: Stage) -> None:
+    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.record_changed(voters_record(stage, finished=True), 0)
+    assert stage.roles.timer(("fl.end", stage.app), stage.timers["fl.end", stage.app])
+    assert status(stage) == "finished"
+    assert stage.roles.timer(("fl.end", stage.app), 0)
+
+
+def test_outside_the_tree_the_rumour_is_the_end(stage: Stage) -> None:
+    stage.roles.record_changed(app_record(stage), 0)
+    stage.forest.groves[stage.app].is_root = False
+    stage.roles.record_changed(voters_record(stage, finished=True), 0)
+    assert status(stage) == "finished"
+
+
 def test_what_is_over_stays_over(stage: Stage) -> None:
     stage.roles.record_changed(app_record(stage), 0)
+    stage.forest.groves[stage.app].is_root = False
     stage.roles.record_changed(voters_record(stage, finished=True), 0)
     assert status(stage) == "finished"
     stage.roles.record_changed(stop_record(stage), 0)
