@@ -213,7 +213,7 @@ class Grove:
     def on_committed(self, peer: NodeId, message: Committed, now: int) -> None:
         """From the parent: note it, hand it down, tell the role."""
         if peer != self.tree.parent:
-            self._forest.out.send(peer, TreeLeave(self.app))
+            self.tree.disown(peer)
             return
         if not self._plausible(peer, message.head.epoch):
             return
@@ -288,10 +288,11 @@ class Grove:
         self.tree.on_refuse(peer, message, now)
 
     def on_leave(self, peer: NodeId, message: TreeLeave, now: int) -> None:
-        if self.tree.drop_child(peer, now):
+        if not message.attempt:
+            if peer == self.tree.parent:
+                self.tree.lose_parent(now)
+        elif self.tree.left(peer, message.attempt, now):
             self.waves.child_lost(peer, now)
-        elif peer == self.tree.parent:
-            self.tree.lose_parent(now)
 
     def on_beat(self, peer: NodeId, message: TreeBeat, now: int) -> None:
         if not self.tree.on_beat(peer, message.path, now):
@@ -322,7 +323,7 @@ class Grove:
 
     def on_open(self, peer: NodeId, message: WaveOpen, now: int) -> None:
         if peer != self.tree.parent:
-            self._forest.out.send(peer, TreeLeave(self.app))
+            self.tree.disown(peer)
             return
         if not self._plausible(peer, message.wave.epoch):
             return

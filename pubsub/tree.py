@@ -32,10 +32,10 @@ from .ports import Overlay
 class Child:
     """What a parent remembers of a child."""
 
-    __slots__ = ("contact", "pushes")
+    __slots__ = ("attempt", "contact", "pushes")
 
-    def __init__(self, contact: Contact) -> None:
-        self.contact = contact
+    def __init__(self, contact: Contact, attempt: int) -> None:
+        self.contact, self.attempt = contact, attempt
         self.pushes = 0
         """Joiners that were sent down this way: the next one goes elsewhere, so the tree fills evenly."""
 
@@ -153,7 +153,7 @@ class Tree:
             return False
         stands = self.wanted and not self.attached and self.joining and message.attempt == self._attempt
         if not stands or self.me.id in message.path or len(message.path) >= MAX_DEPTH:
-            self._out.send(peer, TreeLeave(self.app))
+            self._out.send(peer, TreeLeave(self.app, max(message.attempt, 1)))
             return False
         self.drop_child(peer, now)
         self.parent, self.path = peer, message.path
@@ -183,8 +183,12 @@ class Tree:
         if joiner.id not in self.children and not self._has_slot(joiner):
             self._out.send(joiner.id, TreeRefuse(self.app, attempt, self._suggest(joiner)))
             return False
-        if joiner.id not in self.children:
-            self.children[joiner.id] = Child(joiner)
+        child = self.children.get(joiner.id)
+        if child is not None:
+            newer = joiner.incarnation > child.contact.incarnation
+            child.contact, child.attempt = joiner, attempt if newer else max(child.attempt, attempt)
+        else:
+            self.children[joiner.id] = Child(joiner, attempt)
             self._ring.watch(joiner.id, self._purpose, now)
             if len(self.children) == 1:
                 self._arm_beat(now)
@@ -229,12 +233,11 @@ class Tree:
     def on_beat(self, peer: NodeId, path: Sequence[NodeId], now: int) -> bool:
         """True when it comes from the parent and the path is sound."""
         if peer != self.parent:
-            self._out.send(peer, TreeLeave(self.app))
+            self.disown(peer)
             return False
         self._last_beat = now
         if self.me.id in path or len(path) >= MAX_DEPTH:
-            self._out.send(peer, TreeLeave(self.app))
-            self.lose_parent(now)
+            self.lose_parent(now, tell=True)
             return False
         if tuple(path) != self.path:
             self.path = tuple(path)
@@ -254,12 +257,21 @@ class Tree:
         if self.parent is None:
             return
         if tell:
-            self._out.send(self.parent, TreeLeave(self.app))
+            self.disown(self.parent)
         self._ring.unwatch(self.parent, self._purpose)
         self.parent, self.path = None, ()
         self._changed(now)
         if self.wanted:
             self._begin(now)
+
+    def disown(self, peer: NodeId) -> None:
+        """Tell ``peer`` that this node is not its child: every join is taken back but one that is under way."""
+        self._out.send(peer, TreeLeave(self.app, max(self._attempt - self.joining, 1)))
+
+    def left(self, peer: NodeId, attempt: int, now: int) -> bool:
+        """A child takes its joins back; True when it was one.  It may have joined anew in the meantime."""
+        child = self.children.get(peer)
+        return child is not None and child.attempt <= attempt and self.drop_child(peer, now)
 
     def drop_child(self, peer: NodeId, now: int) -> bool:
         """True when ``peer`` was a child."""
@@ -273,7 +285,7 @@ class Tree:
 
     def become_root(self, now: int) -> None:
         if self.parent is not None:
-            self._out.send(self.parent, TreeLeave(self.app))
+            self.disown(self.parent)
             self._ring.unwatch(self.parent, self._purpose)
         self._out.cancel_timer(("tree.join", self.app))
         self.parent, self.path, self._candidates = None, (), None
@@ -292,9 +304,12 @@ class Tree:
 
     def leave(self, now: int) -> None:
         """Let go of everyone; they join again elsewhere if they still want the tree."""
-        for peer in (*self.children, *((self.parent,) if self.parent is not None else ())):
-            self._out.send(peer, TreeLeave(self.app))
-            self._ring.unwatch(peer, self._purpose)
+        for child in self.children:
+            self._out.send(child, TreeLeave(self.app))
+            self._ring.unwatch(child, self._purpose)
+        if self.parent is not None:
+            self.disown(self.parent)
+            self._ring.unwatch(self.parent, self._purpose)
         self.children.clear()
         self.parent, self.path, self._candidates = None, (), None
         self.wanted = self.is_root = False

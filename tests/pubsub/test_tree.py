@@ -106,6 +106,21 @@ def test_an_acceptance_of_an_abandoned_attempt_is_declined() -> None:
     net.check_tree()
 
 
+def test_a_leave_that_crosses_with_a_newer_join_undoes_nothing() -> None:
+    net = settled(Net(6, rounds=10**4))
+    child = below(net, net.root)[0]
+    tree, held = child.grove().tree, net.root.grove().tree.children
+    tree._attempt += 2
+    net.root.hear(child.id, tree._ask())
+    net.root.hear(child.id, TreeLeave(net.app, tree._attempt - 1))
+    child.hear(net.root.id, TreeAccept(net.app, tree._attempt - 1, ()))
+    net.run(SECOND)
+    assert tree.parent == net.root.id
+    assert child.id in held
+    net.root.hear(child.id, TreeLeave(net.app, tree._attempt))
+    assert child.id not in held
+
+
 def test_a_parent_that_forgot_its_child_loses_it_at_the_first_word() -> None:
     net = Net(8, rounds=10**4, min_workers=8)
     for host in net.hosts.values():
