@@ -122,8 +122,8 @@ class TreeLeave(Message):
 
     app: Id
     attempt: Natural = 0
-    """From a child: the last of its joins that this takes back, so that a leave which crosses with a newer join, or with
-    its acceptance, undoes nothing.  From a parent: 0."""
+    """From a child: the last of its joins that this takes back, so that a leave which crosses with a newer join, or
+    with its acceptance, undoes nothing.  From a parent: 0."""
 
 
 @register(52, 4096)
