@@ -41,8 +41,8 @@ class Liveness:
             if self.can_finish(submission):
                 self._report.require(finished, "finishes", now, self._describe(submission))
             elif not finished:
-                silent = f"{short(spec.id)} has no majority and nobody says so"
-                self._report.require(self.stalled(submission), "says-stalled", now, silent)
+                silent = f"{short(spec.id)} lacks voters or workers and nobody says so"
+                self._report.require(self._owns_up(submission), "says-stalled", now, silent)
 
     def _news(self, submission: Submission, now: int) -> None:
         """Every node that was not just started knows that it is over: the record reaches all."""
@@ -78,10 +78,10 @@ class Liveness:
         """Nothing is left to wait for."""
         return all(self.finished(s) or not self.can_finish(s) for s in self._world.submissions)
 
-    def stalled(self, submission: Submission) -> bool:
-        """Some running node reports it stalled."""
+    def _owns_up(self, submission: Submission) -> bool:
+        """Some running node reports it ``stalled``, or ``waiting`` for workers."""
         return any(
-            app == submission.app and status == "stalled" and self._world.engine.hosts[index].alive
+            app == submission.app and status in ("stalled", "waiting") and self._world.engine.hosts[index].alive
             for (app, index), status in self._status.items()
         )
 
