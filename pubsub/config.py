@@ -39,6 +39,9 @@ class TreeConfig:
     stall_after: int = 5 * SECOND
     """Without a majority for this long an application is reported ``stalled``."""
 
+    yield_after: int = 15 * SECOND
+    """A root without a majority for this long steps down: another node may reach the voters that it cannot."""
+
     retry_limit: int = 8 * SECOND
     """Upper bound of the doubling pause between candidacies."""
 

@@ -306,10 +306,14 @@ class Grove:
                 self.waves.on_hurry(message.remaining, now)
 
     def on_want(self, peer: NodeId, message: TreeWant, now: int) -> None:
-        if peer in self.tree.children:
-            self._catch_up(peer, None, now)
-        else:
+        child = self.tree.children.get(peer)
+        if child is None:
             self._forest.out.send(peer, TreeLeave(self.app))
+        elif (
+            now - child.told >= self._forest.config.answer_wait
+        ):  # it asks after a beat; who asks in between is a flood
+            child.told = now
+            self._catch_up(peer, None, now)
 
     def peer_dead(self, peer: NodeId, why: str, now: int) -> None:
         """Parent: join again at once.  Child: expect nothing of it.  Root: see that there is another."""

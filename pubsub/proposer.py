@@ -258,12 +258,14 @@ class Proposer:
         """No majority yet: ask again, and say so when it has lasted.
 
         True when it is better to begin anew in another epoch: some follow another in this one, and the rest were not
-        enough within the time that an answer takes.
+        enough within the time that an answer takes; or nobody answers a root, who may be the one that is cut off.
         """
         asked = self._asked()
         if not asked:
             return False
         if any(voter.id in self._refused for voter in asked):
+            return True
+        if self.leading and now - self._since >= self._config.yield_after:
             return True
         self._tries += 1
         if now - self._since >= self._config.stall_after:

@@ -32,12 +32,14 @@ from .ports import Overlay
 class Child:
     """What a parent remembers of a child."""
 
-    __slots__ = ("attempt", "contact", "pushes")
+    __slots__ = ("attempt", "contact", "pushes", "told")
 
     def __init__(self, contact: Contact, attempt: int) -> None:
         self.contact, self.attempt = contact, attempt
         self.pushes = 0
         """Joiners that were sent down this way: the next one goes elsewhere, so the tree fills evenly."""
+        self.told = -(1 << 62)
+        """When it was last sent all that it had missed, ns."""
 
 
 class Tree:

@@ -7,6 +7,7 @@ import itertools
 import msgspec
 import pytest
 
+from protocol.messages import Message
 from pubsub.config import TreeConfig
 from pubsub.messages import (
     Accept,
@@ -223,6 +224,24 @@ def test_without_a_majority_it_says_stalled_and_goes_on_when_one_returns() -> No
         net.restart(host)
     net.min_workers = 8
     done(net, 8)
+
+
+def test_a_root_that_is_cut_off_from_its_voters_gives_way_to_one_that_is_not() -> None:
+    """Everybody reaches everybody, but for the root and most of the voters: nobody is dead to anybody."""
+    net = Net(10, rounds=10**4, min_workers=1)
+    closest = net.by_rank()[0]
+    net.start([host for host in net.hosts.values() if host is not closest])
+    net.run_until(lambda: net.round() == 1)
+    root = net.root
+    net.start([closest])
+    net.run_until(net.all_attached, 20 * SECOND)
+    for voter in root.grove().head.voters:
+        if voter.id not in (root.id, closest.id):
+            net.lose(Message, src=root, dst=net.hosts[voter.id])
+            net.lose(Message, src=net.hosts[voter.id], dst=root)
+    net.run_until(lambda: net.roots() == [closest], 60 * SECOND)
+    before = net.round()
+    net.run_until(lambda: net.round() > before + 2, 30 * SECOND)
 
 
 @pytest.mark.parametrize("reached", [1, 2])

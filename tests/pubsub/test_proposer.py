@@ -194,6 +194,13 @@ def test_who_does_not_answer_is_asked_again_with_growing_pauses(bench: Bench) ->
     assert "stalled" in bench.said
 
 
+def test_a_root_without_a_majority_gives_way_in_the_end(bench: Bench) -> None:
+    leading(bench)
+    bench.proposer.propose(head(1, 1, V[:3]), bench.now)
+    assert not bench.proposer.on_timer(bench.now + TreeConfig().yield_after - 1)
+    assert bench.proposer.on_timer(bench.now + TreeConfig().yield_after)
+
+
 def test_without_a_majority_it_says_stalled_and_goes_on_when_they_return(bench: Bench) -> None:
     leading(bench)
     bench.proposer.propose(head(1, 1, V[:3]), bench.now)

@@ -8,7 +8,7 @@ import pytest
 
 from protocol.errors import Code
 from pubsub.config import TreeConfig
-from pubsub.messages import Committed, TreeAccept, TreeBeat, TreeJoin, TreeLeave, TreeRefuse, WaveOpen, WaveUp
+from pubsub.messages import Committed, TreeAccept, TreeBeat, TreeJoin, TreeLeave, TreeRefuse, TreeWant, WaveOpen, WaveUp
 from tests.pubsub.harness import MS, SECOND, Host, Net
 
 
@@ -194,6 +194,15 @@ def test_a_member_that_leaves_is_not_waited_for_and_its_children_stay() -> None:
     net.run_until(net.all_attached, 10 * SECOND)
     assert not host.grove().tree.attached
     assert all(host.id not in other.grove().tree.children for other in net.hosts.values())
+
+
+def test_a_child_that_asks_all_the_time_is_answered_now_and_then() -> None:
+    net = settled(Net(5, rounds=10**4))
+    root, child = net.root, below(net, net.root)[0]
+    net.sent.clear()
+    for _ in range(1000):
+        root.hear(child.id, TreeWant(net.app))
+    assert len([message for _, _, dst, message in net.sent if dst == child.id]) <= 2
 
 
 def test_what_strangers_say_as_parent_or_child_changes_nothing() -> None:
