@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
-from protocol.ids import NodeId, shared_prefix
+from protocol.ids import NodeId, closeness, shared_prefix
 from protocol.messages import Contact, Routed
 
 from .messages import JoinRing, RowShare, Welcome
@@ -29,6 +29,8 @@ _FELLOWS = 64
 _FELLOW_SILENCE = 3
 """Longest pauses between attempts after which a fellow that never answered again is given up."""
 _ROW_SHARE = 64
+_UNWELCOME_AFTER = 3
+"""Attempts without a welcome after which a joiner goes by what else it has heard."""
 _TARGETS = 3
 
 
@@ -89,11 +91,28 @@ class Joiner:
         """After a long sleep others may have taken this node for dead: be known again before being responsible."""
         if self.phase is not Phase.READY:
             return
-        self.phase = Phase.PROBING
         self._view.ready = False
-        for contact in self._view.leaves.nearest(self._view.config.join_side):
+        self._introduce(self._view.leaves.nearest(self._view.config.join_side), now)
+
+    def _introduce(self, contacts: list[Contact], now: int) -> None:
+        """Become known, beginning with ``contacts``; what they answer leads to the others."""
+        self.phase = Phase.PROBING
+        for contact in contacts:
             self._prober.probe(contact, now)
         self.settle(now)
+
+    def _acquainted(self, now: int) -> list[Contact]:
+        """Whom to turn to when the ring answers but nobody welcomes us: the nearest that its rows have named.
+
+        Whoever is closest to us is then joining as well.  That happens to neighbours that start again together, before
+        anybody misses them: each one's request ends at the other.
+        """
+        view = self._view
+        if self._attempt < _UNWELCOME_AFTER or now - self._sighted > view.config.join_retry_max:
+            return []
+        known = {contact.id: contact for contact in (*view.table.entries(), *view.leaves)}
+        members = [contact for peer, contact in known.items() if peer not in self._fellows and view.usable(peer)]
+        return sorted(members, key=lambda contact: closeness(view.me.id, contact.id))[: 2 * view.config.join_side]
 
     def stop(self) -> None:
         self.phase = Phase.IDLE
@@ -105,6 +124,10 @@ class Joiner:
             return
         if self._may_go_first(now):
             self._become_ready(now)
+            return
+        acquainted = self._acquainted(now)
+        if acquainted:
+            self._introduce(acquainted, now)
         else:
             self._ask(now)
 

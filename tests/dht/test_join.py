@@ -139,3 +139,16 @@ def test_a_welcome_to_who_has_left_or_not_begun_changes_nothing() -> None:
         net.inject(host, Received(other.me.id, message))
     assert len(host.ring.view.table) == before
     assert not host.ring.ready
+
+
+def test_neighbours_that_start_again_together_do_not_wait_for_each_other() -> None:
+    net = Net(7)
+    hosts = net.grow(12)
+    net.run(30 * SECOND)
+    ring = sorted(range(12), key=lambda number: hosts[number].me.id)
+    for number in ring[4:6]:
+        net.crash(hosts[number], silent=True)
+    again = [net.add(number, tuple(ring[8:11]), incarnation=2) for number in ring[4:6]]
+    net.run_until(lambda: all(host.ring.ready for host in again), 30 * SECOND)
+    net.run(30 * SECOND)
+    assert net.closed()
