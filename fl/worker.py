@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from protocol.effects import Pin
 from protocol.messages import Value
 from pubsub.messages import MAX_METRICS, MAX_NAME, Partial
 from pubsub.partials import flaw
@@ -117,7 +116,7 @@ class Worker:
             return
         self._kept = kept
         if result.value.blob:
-            self._host.out.effects.append(Pin(result.value.blob))
+            self._host.out.pin(result.value.blob)
         self._host.forest.contribute(self.spec.id, wave.id, self._kept, now)
 
     def committed(self, round_: int) -> None:
@@ -137,5 +136,5 @@ class Worker:
         if self._job > 0:
             self._host.jobs.cancel(self._job)
         if self._kept is not None and self._kept.value.blob:
-            self._host.out.effects.append(Pin(self._kept.value.blob, keep=False))
+            self._host.out.unpin(self._kept.value.blob)
         self._job, self._kept, self._wave, self._work, self._model = 0, None, None, None, None

@@ -109,13 +109,15 @@ class Machine(Protocol):
 class Outbox:
     """Effects of one step.  The parts of a node share one, so that order across parts is the order of causes."""
 
-    __slots__ = ("effects", "loopback", "me")
+    __slots__ = ("_pins", "effects", "loopback", "me")
 
     def __init__(self, me: NodeId = b"") -> None:
         self.me = me
         self.effects: list[Effect] = []
         self.loopback: list[Message | Routed] = []
         """What this node sent to itself: a voter may be its own root.  The owner of the outbox feeds it back."""
+        self._pins: dict[BlobId, int] = {}
+        """How many parts of the node want each artifact kept."""
 
     def drain(self) -> list[Effect]:
         """All effects since the last drain."""
@@ -136,6 +138,19 @@ class Outbox:
 
     def store(self, key: str, value: bytes | None) -> None:
         self.effects.append(Store(key, value))
+
+    def pin(self, blob: BlobId) -> None:
+        """Keep ``blob`` until it was unpinned as often: equal artifacts of two applications are one."""
+        self._pins[blob] = self._pins.get(blob, 0) + 1
+        if self._pins[blob] == 1:
+            self.effects.append(Pin(blob))
+
+    def unpin(self, blob: BlobId) -> None:
+        left = self._pins.get(blob, 0) - 1
+        if left > 0:
+            self._pins[blob] = left
+        elif self._pins.pop(blob, None) is not None:
+            self.effects.append(Pin(blob, keep=False))
 
     def emit(self, notice: Any) -> None:
         self.effects.append(Emit(notice))

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from protocol.effects import Outbox, Pin
+from protocol.effects import Outbox
 from protocol.errors import Code
-from protocol.ids import AppId, NodeId
+from protocol.ids import AppId, BlobId, NodeId
 from protocol.messages import Contact, Message, Value
 
 from .holdings import Holdings
@@ -36,6 +36,12 @@ class Ballot(msgspec.Struct, frozen=True, gc=False, array_like=True):
 def _same_life(a: Contact | None, b: Contact) -> bool:
     """One process: a restarted root must not go on in an epoch of which it remembers nothing."""
     return a is not None and (a.id, a.incarnation) == (b.id, b.incarnation)
+
+
+def _artifacts(head: Head | None) -> list[BlobId]:
+    """What ``head`` names, each once."""
+    values = (head.model, head.state) if head is not None else ()
+    return list(dict.fromkeys(value.blob for value in values if value.blob))
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -152,14 +158,13 @@ class Voter:
 
     def _repin(self, before: Head | None, head: Head | None) -> None:
         """Keep what the new head names and let go of what only the old one did."""
-        kept = [value.blob for value in (head.model, head.state) if value.blob] if head is not None else []
-        gone = [value.blob for value in (before.model, before.state) if value.blob] if before is not None else []
+        kept, gone = _artifacts(head), _artifacts(before)
         for blob in kept:
             if blob not in gone:
-                self._out.effects.append(Pin(blob))
+                self._out.pin(blob)
         for blob in gone:
             if blob not in kept:
-                self._out.effects.append(Pin(blob, keep=False))
+                self._out.unpin(blob)
 
     # ---- durability -------------------------------------------------------------------------------------------------
 

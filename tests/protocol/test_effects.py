@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dht.messages import Goodbye, Ping
-from protocol.effects import CancelTimer, Emit, Outbox, Penalize, Send, SetTimer, Store
+from protocol.effects import CancelTimer, Emit, Outbox, Penalize, Pin, Send, SetTimer, Store
 from protocol.errors import Code
 from protocol.signing import tagged
 
@@ -42,3 +42,15 @@ def test_a_signature_for_one_purpose_is_worthless_for_another() -> None:
         tagged(domain, data) for domain, data in [("record", b"x"), ("recor", b"dx"), ("record", b"\0x"), ("", b"x")]
     }
     assert len(made) == 4
+
+
+def test_an_artifact_that_two_parts_want_is_kept_until_both_let_go() -> None:
+    out, blob = Outbox(ME), b"B" * 32
+    out.unpin(blob)
+    for _ in range(2):
+        out.pin(blob)
+    out.unpin(blob)
+    assert out.drain() == [Pin(blob)]
+    out.unpin(blob)
+    out.unpin(blob)
+    assert out.drain() == [Pin(blob, keep=False)]
