@@ -44,7 +44,7 @@ class LeafSet:
         """Both sides together go round the whole ring."""
 
     def _offset(self, identifier: bytes) -> int:
-        return (suffix(identifier) - self._origin) & _MASK
+        return (int.from_bytes(identifier, "big") - self._origin) & _MASK
 
     # ---- membership ----
 
@@ -84,12 +84,15 @@ class LeafSet:
         """Those of ``candidates`` that would enter if all of them did, members left out."""
         strangers = {contact.id: contact for contact in candidates if contact.id not in self._members}
         chosen: dict[NodeId, Contact] = {}
-        for at, sign in ((self._right_at, 1), (self._left_at, -1)):
-            ranked = sorted((sign * self._offset(peer) % SPACE, peer) for peer in strangers)
-            for i, (offset, peer) in enumerate(ranked):
-                if bisect_left(at, offset) + i >= self._width:
-                    break
-                chosen[peer] = strangers[peer]
+        ranked = sorted([(self._offset(peer), peer) for peer in strangers])
+        for i, (offset, peer) in enumerate(ranked):
+            if bisect_left(self._right_at, offset) + i >= self._width:
+                break
+            chosen[peer] = strangers[peer]
+        for i, (offset, peer) in enumerate(reversed(ranked)):
+            if bisect_left(self._left_at, SPACE - offset) + i >= self._width:
+                break
+            chosen[peer] = strangers[peer]
         return list(chosen.values())
 
     def add(self, contact: Contact) -> bool:

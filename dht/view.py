@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from protocol.ids import NodeId, closeness, zone_of
+from protocol.ids import ZONE_BYTES, NodeId, closeness
 from protocol.messages import Contact
 
 from .contacts import AddressBook, Ghosts, supersedes
@@ -67,7 +67,7 @@ class View:
         """The same of an immediate neighbour: it is for us to tell the others."""
         self.uplink: Contact | None = None
         """The gateway of a leaf member."""
-        self._zone = zone_of(me.id)
+        self._zone = me.id[:ZONE_BYTES]
 
     # ---- questions ----
 
@@ -98,7 +98,8 @@ class View:
 
     def foreign(self, contact: Contact) -> bool:
         """Not somebody who can be in our tables."""
-        return contact.id == self.me.id or not contact.dialable or zone_of(contact.id) != self._zone
+        peer = contact.id
+        return peer[:ZONE_BYTES] != self._zone or peer == self.me.id or not contact.addresses
 
     def barred(self, contact: Contact) -> bool:
         """A ghost, of whom hearsay brings nothing new."""

@@ -32,7 +32,7 @@ DIGIT_BITS = 4
 BASE = 1 << DIGIT_BITS
 DIGITS = SUFFIX_BYTES * 8 // DIGIT_BITS
 _SPACE = 1 << (SUFFIX_BYTES * 8)
-_HALF = _SPACE // 2
+_MASK = _SPACE - 1
 
 
 def ring_id(zone: int, public_key: bytes, index: int = 0) -> NodeId:
@@ -61,7 +61,7 @@ def zone_of(identifier: bytes) -> int:
 
 def suffix(identifier: bytes) -> int:
     """The 112-bit suffix as an integer in ``[0, 2^112)``."""
-    return int.from_bytes(identifier[ZONE_BYTES:], "big")
+    return int.from_bytes(identifier, "big") & _MASK
 
 
 def digit(identifier: bytes, row: int) -> int:
@@ -72,19 +72,19 @@ def digit(identifier: bytes, row: int) -> int:
 
 def shared_prefix(a: bytes, b: bytes) -> int:
     """Number of leading suffix digits that ``a`` and ``b`` share, 0 to 28."""
-    difference = suffix(a) ^ suffix(b)
+    difference = (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")) & _MASK
     return DIGITS - (difference.bit_length() + DIGIT_BITS - 1) // DIGIT_BITS
 
 
 def distance(a: bytes, b: bytes) -> int:
     """Distance round the ring of suffixes, the shorter way: 0 to 2^111."""
-    forward = (suffix(b) - suffix(a)) % _SPACE
+    forward = (int.from_bytes(b, "big") - int.from_bytes(a, "big")) & _MASK
     return min(forward, _SPACE - forward)
 
 
 def clockwise(a: bytes, b: bytes) -> int:
     """Distance from ``a`` to ``b`` in the direction of growing suffixes."""
-    return (suffix(b) - suffix(a)) % _SPACE
+    return (int.from_bytes(b, "big") - int.from_bytes(a, "big")) & _MASK
 
 
 def closeness(key: bytes, candidate: bytes) -> tuple[int, bytes]:
