@@ -10,7 +10,7 @@ import fl
 
 
 def model() -> torch.nn.Module:
-    return torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    return torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Tanh(), torch.nn.Linear(32, 10))
 
 
 app = fl.App(

@@ -5,6 +5,10 @@ runner trains, local models are averaged in float64 by three lines of numpy, and
 partials, no merge, no server step of :mod:`fl.aggregate`.  What the fabric produced must agree to 1e-5; the rest is the
 rounding of its float32 partials, one per level of the tree.
 
+The bound is for smooth models.  Where a network has kinks (ReLU), a difference in the last bit can put one sample on
+the other side of one, and further rounds make more of it: digits with ReLU reached 7e-5 in one of 16 runs, with tanh
+never 1e-6.
+
 Plain averaging is what FedAvg with ``server_lr`` 1 means, so this is for such runs.
 """
 
