@@ -119,8 +119,9 @@ class App:
     """An application.  Immutable; raises UsageError for values that cannot be."""
 
     name: str
-    model: Callable[[], Any]
-    """Returns a freshly initialised model.  Global generators are seeded with ``seed`` before the call."""
+    model: Callable[..., Any]
+    """``model()``, or ``model(ctx)`` when its size is an option, returns a freshly initialised model.  Global
+    generators are seeded with ``seed`` before the call."""
     train: Train | None = None
     """Default for torch and scikit-learn: see ``fl.learn.defaults``."""
     evaluate: Evaluate | None = None

@@ -11,6 +11,7 @@ a bad one is refused here, at its source, by name.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import subprocess
@@ -37,6 +38,8 @@ from protocol.wire import UNREADABLE
 from .config import WorkerSection
 from .worker_link import LARGE, Content, WorkerProcess
 
+log = logging.getLogger("mycelia.node")
+
 Outcome = tuple[bytes, float, dict[str, float]]
 """Value (safetensors), weight, metric sums."""
 Hear = Callable[[AppId, str], None]
@@ -57,6 +60,8 @@ class _Use(NamedTuple):
     digest: bytes
     binding: Binding | None
     fields: tuple[tuple[str, Field], ...]
+    changed: int = 0
+    """When the data file was last written, ns: new data needs a new process."""
 
 
 class WorkerPool:
@@ -77,6 +82,9 @@ class WorkerPool:
         self._label, self._hear = label, hear
         self._slots = asyncio.Semaphore(config.max)
         self._waiting = 0
+        self._leases = 0
+        """Tasks that have, or are getting, a process."""
+        self._warned = False
         self._idle: dict[WorkerProcess, tuple[_Use, asyncio.TimerHandle]] = {}
         """Longest idle first."""
         self._busy: dict[WorkerProcess, None] = {}
@@ -181,7 +189,8 @@ class WorkerPool:
     async def _run(
         self, spec: AppSpec, bundle: bytes, run: channel.Run, model: Content | None, limit: int
     ) -> tuple[channel.Done, bytes]:
-        use = _Use(bundles.digest(bundle), self._binding(spec), tuple(spec.schema.items()))
+        binding = self._binding(spec)
+        use = _Use(bundles.digest(bundle), binding, tuple(spec.schema.items()), _changed(binding))
         return await self._ask(spec.id, use, bundle, run, model, limit)
 
     async def _ask(
@@ -205,6 +214,7 @@ class WorkerPool:
         finally:
             self._waiting -= 1
         process: WorkerProcess | None = None
+        self._leases += 1
         try:
             process = self._take(use) or await self._open(use, bundle, hear)
             yield process
@@ -214,6 +224,7 @@ class WorkerPool:
         finally:
             if process is not None:
                 self._retire(process)
+            self._leases -= 1
             self._slots.release()
 
     def _take(self, use: _Use) -> WorkerProcess | None:
@@ -229,7 +240,7 @@ class WorkerPool:
         self._check_code(bundle)
         if self._closed:
             raise WorkerLost(f"{self._name} is stopping")
-        if len(self._idle) + len(self._busy) >= self._config.max:
+        while len(self._idle) + self._leases > self._config.max:
             self._retire(next(iter(self._idle)))
         process = await WorkerProcess.connect(self._fork_server(), START_S)
         self._busy[process] = None
@@ -245,6 +256,11 @@ class WorkerPool:
         except BaseException:
             self._retire(process)
             raise
+        if not reply.files_locked and not self._warned:
+            self._warned = True
+            log.warning(
+                "this kernel has no Landlock: code of applications can read this user's files (not the network)"
+            )
         return process
 
     def _give_back(self, process: WorkerProcess, use: _Use) -> None:
@@ -315,6 +331,13 @@ class WorkerPool:
 
 def _ignore(_: str) -> None:
     """For lines of code that nobody asked to be run for its output."""
+
+
+def _changed(binding: Binding) -> int:
+    try:
+        return Path(binding.path).stat().st_mtime_ns if binding.path else 0
+    except OSError:
+        return 0  # whoever loads it will say why
 
 
 @contextmanager

@@ -59,9 +59,17 @@ def environment() -> dict[str, str]:
     kept = {
         name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ") if name in os.environ
     }
-    root = Path(__file__).resolve().parents[2]
+    path = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return kept | single | {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1", "PYTHONHASHSEED": "0"}
+    return (
+        kept
+        | single
+        | {
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys(os.pathsep.join(path).split(os.pathsep))),
+            "PYTHONSAFEPATH": "1",
+            "PYTHONHASHSEED": "0",
+        }
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

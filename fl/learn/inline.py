@@ -77,8 +77,9 @@ class InlineRunner:
 
     def initial(self, options: Mapping[str, Scalar], seed: int) -> bytes:
         """The model of round 0: what ``model()`` returns after seeding."""
+        context = self._context(Job(seed, options=dict(options)))
         with _reproducible(seed, self._threads):
-            tensors = self._user("model", lambda: models.build(self.app).read())
+            tensors = self._user("model", lambda: models.build(self.app, context).read())
         for name, tensor in tensors.items():
             if not np.isfinite(tensor).all():
                 raise UsageError(f"model() of {self.app.name} returned values that are not finite in tensor {name!r}")
@@ -119,7 +120,8 @@ class InlineRunner:
         data = self._split.train
         sums = self._measure(before, job, self._split.test) if job.evaluate else {}
         with _reproducible(job.seed, self._threads):
-            model, context = self._loaded(before), self._context(job)
+            context = self._context(job)
+            model = self._loaded(before, context)
             if self.app.train is None:
                 answer = self._user("train", lambda: defaults.train(model, data, context))
             else:
@@ -144,7 +146,8 @@ class InlineRunner:
         if not len(data):
             return {}
         with _reproducible(job.seed, self._threads):
-            model, context = self._loaded(tensors), self._context(job)
+            context = self._context(job)
+            model = self._loaded(tensors, context)
             if self.app.evaluate is None and model.kind == "plain":
                 return {}
             if self.app.evaluate is None:
@@ -158,10 +161,10 @@ class InlineRunner:
             )
         return metrics.sums(means, len(data))
 
-    def _loaded(self, tensors: codec.Tensors) -> models.Model:
+    def _loaded(self, tensors: codec.Tensors, context: Context) -> models.Model:
         """A model made anew for each call: whatever user code or an optimiser keeps inside one would make the result
         depend on which rounds this node took part in."""
-        model = self._user("model", lambda: models.build(self.app))
+        model = self._user("model", lambda: models.build(self.app, context))
         model.write(tensors)
         return model
 

@@ -7,14 +7,15 @@ together from averages is whole.  torch is looked at only when the application i
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from fl.codec import Tensors
-from fl.sdk import App
+from fl.sdk import App, Context
 from protocol.errors import AggregationError, UsageError
 
 _EXACT = 1 << 24
@@ -35,9 +36,10 @@ class Model(Protocol):
         ...
 
 
-def build(app: App) -> Model:
-    """Call ``model()`` and wrap what it returns.  Raises UsageError for what we cannot read weights from."""
-    native = app.model()
+def build(app: App, ctx: Context) -> Model:
+    """Call ``model()``, or ``model(ctx)``, and wrap what it returns.  Raises UsageError for what has no weights that we
+    can read."""
+    native = app.model(ctx) if _wants_context(app.model) else app.model()
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(native, torch.nn.Module):
         return TorchModel(native)
@@ -52,6 +54,18 @@ def build(app: App) -> Model:
         f"model() of {app.name} returned a {type(native).__name__}, which has no weights that we can read",
         "return a torch.nn.Module, a dict of numpy arrays, an estimator after its first partial_fit, or an object with "
         "get_weights() and set_weights(weights)",
+    )
+
+
+def _wants_context(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # of a builtin such as dict
+        return False
+    return any(
+        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.default is parameter.empty
+        for parameter in parameters
     )
 
 

@@ -15,9 +15,11 @@ from fl.learn import models
 from fl.learn.inline import InlineRunner, Job
 from protocol.errors import AggregationError, UsageError
 
+CONTEXT = fl.Context({"hidden": 3}, 0, 0, "", 0)
+
 
 def build(native: Any) -> models.Model:
-    return models.build(fl.App(name="a", model=lambda: native))
+    return models.build(fl.App(name="a", model=lambda: native), CONTEXT)
 
 
 class Own:
@@ -52,6 +54,19 @@ def test_what_is_written_is_read_back(native: Any) -> None:
         model.write(dict(list(changed.items())[1:]))
     with pytest.raises(AggregationError, match="has shape"):
         model.write({name: tensor[..., None] for name, tensor in changed.items()})
+
+
+def test_a_model_may_depend_on_options() -> None:
+    def sized(ctx: fl.Context) -> dict[str, Any]:
+        return {"w": np.zeros(ctx.get("hidden", 1))}
+
+    def unsized(width: int = 2) -> dict[str, Any]:
+        return {"w": np.zeros(width)}
+
+    for model, size in ((sized, 3), (unsized, 2)):
+        assert models.build(fl.App(name="a", model=model), CONTEXT).read()["w"].shape == (size,)
+    one = InlineRunner(fl.App(name="a", model=sized))
+    assert codec.decode(one.initial({"hidden": 7}, 0))["w"].shape == (7,)
 
 
 def test_integer_buffers_travel_exactly_and_are_rounded() -> None:

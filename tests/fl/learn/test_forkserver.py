@@ -1,0 +1,58 @@
+"""The fork server on its own: started by hand, one connection, told to stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fl.learn import channel, forkserver
+
+pytestmark = [pytest.mark.net, pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")]
+
+
+def test_nothing_of_the_starter_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "key")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    environment = forkserver.environment()
+    assert "SECRET" not in environment
+    assert environment["PYTHONPATH"].split(":") == [str(Path(forkserver.__file__).parents[2]), "/somewhere"]
+    assert environment["PYTHONHASHSEED"] == "0"
+
+
+def test_a_server_started_by_hand_forks_a_worker_and_cleans_up(tmp_path: Path) -> None:
+    directory = tmp_path / ("d" * 100)
+    directory.mkdir()
+    path = directory / "fork.sock"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "fl.learn.forkserver", str(path)],
+        stdin=subprocess.DEVNULL,
+        cwd=Path(forkserver.__file__).parents[2],
+    )
+    try:
+        connection = socket.socket(socket.AF_UNIX)
+        with connection:
+            while True:
+                try:
+                    with forkserver.short_address(path) as address:
+                        connection.connect(address)
+                    break
+                except (FileNotFoundError, ConnectionRefusedError):
+                    assert server.poll() is None
+            assert path.stat().st_mode & 0o777 == 0o600
+            frames = channel.Frames(replies=True)
+            while (received := frames.next()) is None:
+                frames.feed(connection.recv(4096), [])
+            hello, _ = received
+            scratch = directory / "fork.sock.tmp" / str(hello.pid)
+            assert scratch.is_dir()
+            status = Path(f"/proc/{hello.pid}/status").read_text()
+            assert "Threads:\t2" in status  # its own and the one that watches the connection
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+    assert list(directory.iterdir()) == []
