@@ -118,7 +118,7 @@ class FaultPlan:
         self._draw_slowness()
         self._draw_blackouts()
         if faults.loss or faults.duplicate or faults.reorder:
-            noise = Noise(faults.loss, faults.duplicate, faults.reorder)
+            noise = Noise(faults.loss, faults.duplicate, faults.reorder, ns(faults.late_s))
             self.entries += [(0, Fault("noise", noise=noise)), (self.window, Fault("quiet"))]
 
     def _span(self, mean_s: float) -> tuple[int, int]:

@@ -66,8 +66,8 @@ class Noise:
     loss: float = 0.0
     duplicate: float = 0.0
     reorder: float = 0.0
-    reorder_ns: int = 200 * MILLISECOND
-    """A reordered message is late by up to this."""
+    late_ns: int = 200 * MILLISECOND
+    """A second copy, or a message that is overtaken, is late by up to this."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,10 +139,10 @@ class Network:
             return ()
         if draw() < noise.reorder:
             self.disturbed["reorder"] += 1
-            late = int(noise.reorder_ns * draw())
+            late = int(noise.late_ns * draw())
         if draw() < noise.duplicate:
             self.disturbed["duplicate"] += 1
-            return (late, int(noise.reorder_ns * draw()))
+            return (late, int(noise.late_ns * draw()))
         return (late,)
 
     def heals_late(self) -> bool:

@@ -165,6 +165,8 @@ class Faults(Section):
     """Probability that a message arrives twice, during the window."""
     reorder: Share = 0.0
     """Probability that a message overtakes or is overtaken, during the window."""
+    late_s: Duration = 0.2
+    """A second copy, or a message that is overtaken, is late by up to this."""
     slow_disks: Natural = 0
     """Disks that are a hundred times slower during the window."""
     slow_compute: Natural = 0

@@ -97,4 +97,5 @@ def _draw_faults(stream: Stream, nodes: int) -> Faults:
         slow_disks=int(maybe("slow-disk", 1, nodes / 4)),
         slow_compute=int(maybe("slow-compute", 1, nodes / 4)),
         blackouts=int(stream.uniform() < BLACKOUT_SHARE),
+        late_s=stream.choice((0.2, 3.0)),
     )

@@ -15,6 +15,7 @@ __all__ = ["ALL", "Hunt", "Mutant", "hunt", "storm"]
 _PLANTS: tuple[Plant, ...] = (
     voting.no_epoch_fence,
     voting.accept_older_head,
+    voting.accept_from_anyone,
     voting.lost_promise,
     voting.lost_candidate,
     voting.promise_before_stored,

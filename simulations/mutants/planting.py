@@ -108,6 +108,7 @@ def storm(seed: int) -> Scenario:
             duplicate=stream.choice((0.0, 0.05)),
             reorder=stream.choice((0.0, 0.05)),
             slow_disks=stream.below(6),
+            late_s=stream.choice((0.2, 3.0)),
         ),
         limits=Limits(liveness_s=900.0, settle_s=45.0),
     )

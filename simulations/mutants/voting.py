@@ -29,9 +29,24 @@ def no_epoch_fence() -> AbstractContextManager[None]:
 
 def accept_older_head() -> AbstractContextManager[None]:
     """A voter lets a late ``Accept`` replace the newer head that it holds."""
+    original = Voter._superseded
 
     def superseded(self: Voter, head: Head) -> bool:
-        return head.epoch < self.ballot.promised
+        ballot = self.ballot
+        forgetful = Voter(self.app, self._me, out=self._out, holdings=self._holdings, count=self._count)
+        forgetful.ballot = Ballot(ballot.promised, ballot.candidate, None)
+        return original(forgetful, head)
+
+    return patched(Voter, "_superseded", superseded)
+
+
+def accept_from_anyone() -> AbstractContextManager[None]:
+    """A voter accepts from a root that is not the one to whom it promised the epoch."""
+
+    def superseded(self: Voter, head: Head) -> bool:
+        ballot = self.ballot
+        older = ballot.accepted is not None and head.order < ballot.accepted.order
+        return older or head.epoch < ballot.promised
 
     return patched(Voter, "_superseded", superseded)
 
