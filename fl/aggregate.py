@@ -5,15 +5,17 @@ of means is biased on an unbalanced tree.  The wire carries float32 and sums are
 the error of plain averaging one float32 rounding per level (relative 6e-8).
 
 Everything works on the flat data section (:func:`fl.codec.flat`), block by block: no float64 copy of a model exists.
-Peak memory beside the inputs, for a model of *m* bytes:
+Peak memory beside the inputs, for a model of *m* bytes and blocks of 512 KiB:
 
-    merge       m + 1 block           all inputs at hand, e.g. mapped files
-    Accumulator 2 m + 1 block         inputs come one at a time and are dropped
-    finish      m (+ m for momentum) + 1 block
+    contribution  m + blocks
+    merge         m + blocks                 all inputs at hand, e.g. mapped files
+    Accumulator   2 m + blocks               inputs come one at a time and are dropped
+    finish        m (+ m for momentum) + blocks
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from protocol.errors import AggregationError, CodecError, LimitError
 
 from . import strategies
-from .codec import Tensor, Tensors, encode, flat
+from .codec import Tensor, Tensors, flat, header_of
 from .spec import Scalar
 
 Buffer = bytes | memoryview
@@ -51,17 +53,28 @@ def contribution(local: Mapping[str, NDArray[np.float32]], model: Tensors, weigh
         raise AggregationError(
             f"the trained model {_lacks('lacks', missing)}{_lacks(' and adds' if missing else 'adds', extra)}"
         )
-    result: Tensors = {}
-    for name, before in model.items():
-        after = local[name]
-        if after.shape != before.shape:
-            raise AggregationError(f"tensor {name!r} had shape {before.shape} and has {after.shape} after training")
-        with np.errstate(over="ignore", invalid="ignore"):
-            delta = (weight * (after.astype(np.float64) - before)).astype(np.float32)
-        if not np.isfinite(delta).all():
+    for name in model:
+        if local[name].shape != model[name].shape:
+            raise AggregationError(
+                f"tensor {name!r} had shape {model[name].shape} and has {local[name].shape} after training"
+            )
+    output = _Output(header_of(model), sum(before.size for before in model.values()))
+    position = 0
+    for name in sorted(model):
+        end = position + model[name].size
+        if not _difference(local[name], model[name], weight, output.vector[position:end]):
             raise AggregationError(f"tensor {name!r} is not finite after training", "lower the learning rate")
-        result[name] = delta
-    return encode(result)
+        position = end
+    return output.content()
+
+
+def _difference(after: Tensor, before: Tensor, weight: float, into: Tensor) -> bool:
+    """Write ``weight × (after − before)``; whether all of it is finite."""
+    after, before = after.reshape(-1), before.reshape(-1)
+    for part in _blocks(before.size):
+        with np.errstate(over="ignore", invalid="ignore"):
+            into[part] = weight * (after[part].astype(np.float64) - before[part])
+    return _finite(into)
 
 
 def _lacks(verb: str, names: list[str]) -> str:
@@ -87,13 +100,13 @@ def merge(inputs: Sequence[Buffer]) -> bytes:
         header, vector = _vector(index, content, header)
         vectors.append(vector)
     assert header is not None
-    total = np.empty(vectors[0].shape, np.float32)
-    for part in _blocks(total.size):
+    output = _Output(header, vectors[0].size)
+    for part in _blocks(vectors[0].size):
         block = vectors[0][part].astype(np.float64)
         for vector in vectors[1:]:
             block += vector[part]
-        _narrow(block, total[part])
-    return header + total.data
+        _narrow(block, output.vector[part])
+    return output.content()
 
 
 class Accumulator:
@@ -119,16 +132,16 @@ class Accumulator:
         """The sum; the accumulator is empty afterwards.  Raises AggregationError when nothing was added."""
         if self._header is None:
             raise AggregationError("nothing to merge")
-        output = bytearray(self._header)
-        narrow = np.empty(BLOCK, np.float32)
-        # Blocks are freed as they are written, so that both never exist whole.
+        output = _Output(self._header, sum(block.size for block in self._blocks))
+        # Blocks are freed as they are written, so that both never lie in memory whole.
         self._blocks.reverse()
+        start = 0
         while self._blocks:
             block = self._blocks.pop()
-            _narrow(block, narrow[: block.size])
-            output += narrow[: block.size].data
+            _narrow(block, output.vector[start : start + block.size])
+            start += block.size
         self._header, self.count = None, 0
-        return bytes(output)
+        return output.content()
 
 
 def finish(
@@ -146,15 +159,29 @@ def finish(
     _, sums = _vector(0, total, header)
     keeps = step.keeps_state
     memory = _vector(1, state, header)[1] if keeps and len(state) else None
-    after = np.empty(before.shape, np.float32)
-    kept = np.empty(before.shape, np.float32) if keeps else None
+    after = _Output(header, before.size)
+    kept = _Output(header, before.size) if keeps else None
     for part in _blocks(before.size):
         old = np.zeros(part.stop - part.start) if memory is None else memory[part].astype(np.float64)
         moved, new = step(sums[part].astype(np.float64) / weight, old)
-        _narrow(before[part] + moved, after[part])
+        _narrow(before[part] + moved, after.vector[part])
         if kept is not None:
-            _narrow(new, kept[part])
-    return header + after.data, b"" if kept is None else header + kept.data
+            _narrow(new, kept.vector[part])
+    return after.content(), b"" if kept is None else kept.content()
+
+
+class _Output:
+    """A tensor file that is written in place: its bytes are handed out without a copy."""
+
+    def __init__(self, header: bytes, elements: int) -> None:
+        self._stream = io.BytesIO(bytes(len(header) + 4 * elements))
+        self._stream.write(header)
+        self.vector: Tensor = np.frombuffer(self._stream.getbuffer(), np.dtype("<f4"), offset=len(header))
+
+    def content(self) -> bytes:
+        """The whole file.  Nothing can be written afterwards."""
+        del self.vector
+        return self._stream.getvalue()
 
 
 def _blocks(size: int) -> Iterator[slice]:
@@ -169,9 +196,13 @@ def _vector(index: int, content: Buffer, expected: bytes | None) -> tuple[bytes,
         raise InputError(index, str(error)) from None
     if expected is not None and header != expected:
         raise InputError(index, "its tensors differ from the model's in name or shape")
-    if not all(np.isfinite(vector[part]).all() for part in _blocks(vector.size)):
+    if not _finite(vector):
         raise InputError(index, "it holds values that are not finite")
     return header, vector
+
+
+def _finite(vector: Tensor) -> bool:
+    return all(np.isfinite(vector[part]).all() for part in _blocks(vector.size))
 
 
 def _narrow(block: NDArray[np.float64], into: Tensor) -> None:

@@ -62,8 +62,13 @@ def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | No
     """
     names = sorted(tensors)
     arrays = [_as_float32(name, tensors[name]) for name in names]
-    header = _header({name: array.shape for name, array in zip(names, arrays, strict=True)}, metadata or {})
+    header = header_of(dict(zip(names, arrays, strict=True)), metadata)
     return b"".join((header, *(array.tobytes() for array in arrays)))
+
+
+def header_of(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What stands before the data when ``tensors`` are encoded.  Raises LimitError."""
+    return _header({name: array.shape for name, array in tensors.items()}, metadata or {})
 
 
 def decode(content: bytes | memoryview) -> Tensors:

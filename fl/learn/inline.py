@@ -139,7 +139,7 @@ class InlineRunner:
         given = update.weights
         if given is None:
             return Fit(self._user("train", model.read), weight, sums)
-        arrays = self._user("train", lambda: {name: np.array(value, np.float32) for name, value in given.items()})
+        arrays = self._user("train", lambda: {name: np.asarray(value, np.float32) for name, value in given.items()})
         return Fit(arrays, weight, sums)
 
     def _measure(self, tensors: codec.Tensors, job: Job, data: Dataset) -> dict[str, float]:

@@ -28,7 +28,7 @@ class Model(Protocol):
     native: Any
 
     def read(self) -> Tensors:
-        """A copy of the weights."""
+        """The weights; they may share memory with the model."""
         ...
 
     def write(self, tensors: Tensors) -> None:
@@ -83,7 +83,7 @@ class TorchModel:
             value = tensor.detach().cpu()
             if not value.is_floating_point() and value.numel() and int(value.abs().max()) > _EXACT:
                 raise UsageError(f"buffer {name!r} holds integers beyond 2^24, which float32 cannot carry")
-            result[name] = value.float().numpy().copy()
+            result[name] = value.float().numpy()
         return result
 
     def write(self, tensors: Tensors) -> None:
@@ -106,7 +106,7 @@ class ArrayModel:
         self.native = native
 
     def read(self) -> Tensors:
-        return {name: np.array(value, np.float32) for name, value in self.native.items()}
+        return {name: np.asarray(value, np.float32) for name, value in self.native.items()}
 
     def write(self, tensors: Tensors) -> None:
         _match(tensors, {name: np.shape(value) for name, value in self.native.items()})
@@ -126,7 +126,7 @@ class ObjectModel:
         weights = self.native.get_weights()
         if not isinstance(weights, Mapping):
             raise UsageError(f"get_weights() returned a {type(weights).__name__}", "return a dict of name → array")
-        return {str(name): np.array(value, np.float32) for name, value in weights.items()}
+        return {str(name): np.asarray(value, np.float32) for name, value in weights.items()}
 
     def write(self, tensors: Tensors) -> None:
         _match(tensors, {name: value.shape for name, value in self.read().items()})
@@ -149,7 +149,7 @@ class EstimatorModel:
             layers = (
                 {f"{name}.{i}": layer for i, layer in enumerate(value)} if isinstance(value, list) else {name: value}
             )
-            result.update({key: np.array(layer, np.float32) for key, layer in layers.items()})
+            result.update({key: np.asarray(layer, np.float32) for key, layer in layers.items()})
         return result
 
     def write(self, tensors: Tensors) -> None:

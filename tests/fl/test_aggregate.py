@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -141,15 +143,19 @@ def test_what_finish_is_given_must_belong_together() -> None:
         aggregate.finish("fedsgd", {}, content, b"", content, 1.0)
 
 
-def test_merging_takes_one_model_and_a_block_of_memory() -> None:
-    tracemalloc = pytest.importorskip("tracemalloc")
-    size = 1 << 20
-    inputs = [codec.encode({"w": np.ones(size, np.float32)}) for _ in range(3)]
+@pytest.mark.parametrize("what", ["contribution", "merge", "finish"])
+def test_arithmetic_takes_one_model_and_a_few_blocks_of_memory(what: str) -> None:
+    content = codec.encode({"w": np.ones(1 << 22, np.float32)})
+    tensors = codec.decode(content)
     tracemalloc.start()
     try:
-        merged = aggregate.merge(inputs)
+        if what == "contribution":
+            aggregate.contribution(tensors, tensors, 2.0)
+        elif what == "merge":
+            aggregate.merge([content] * 3)
+        else:
+            aggregate.finish("fedavg", {}, content, b"", content, 2.0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # The result is joined with its header at the end, so for a moment there are two of it.
-    assert peak < 2 * len(merged) + 4 * 8 * aggregate.BLOCK
+    assert peak < len(content) + 6 * 8 * aggregate.BLOCK

@@ -44,7 +44,7 @@ class Own:
 )
 def test_what_is_written_is_read_back(native: Any) -> None:
     model = build(native)
-    before = model.read()
+    before = {name: tensor.copy() for name, tensor in model.read().items()}
     assert all(tensor.dtype == np.float32 for tensor in before.values())
     changed = {name: tensor + 1 for name, tensor in before.items()}
     model.write(changed)
@@ -84,14 +84,6 @@ def test_types_of_a_dict_of_arrays_are_kept() -> None:
     native = {"a": np.zeros(2, np.float64)}
     build(native).write({"a": np.ones(2, np.float32)})
     assert native["a"].dtype == np.float64
-
-
-def test_reading_is_a_copy() -> None:
-    native = torch.nn.Linear(1, 1)
-    before = build(native).read()
-    with torch.no_grad():
-        native.weight.add_(1)
-    assert float(before["weight"][0, 0]) != float(native.weight.detach()[0, 0])
 
 
 @pytest.mark.parametrize("kind", ["linear", "layers"])
