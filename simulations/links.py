@@ -50,9 +50,13 @@ class Link:
     def other(self, host: Host) -> Host:
         return self.b if host is self.a else self.a
 
+    def boot_of(self, host: Host) -> int:
+        """Which life of ``host`` has this link."""
+        return self.boot_a if host is self.a else self.boot_b
+
     def serves(self, host: Host) -> bool:
         """The process that this link belongs to at ``host`` still lives."""
-        return host.boot == (self.boot_a if host is self.a else self.boot_b) and host.core is not None
+        return host.boot == self.boot_of(host) and host.core is not None
 
 
 class Links:
@@ -259,7 +263,7 @@ class Links:
         now = self._schedule.now
         if not link.up:
             give_up = link.opened + self._network.config.dial_timeout_ns
-            self._schedule.at(give_up, self._undelivered, link, sender, parcel)
+            self._schedule.at(give_up, self._unanswered_dial, link, sender, parcel)
             return
         if link.held is None:
             link.held = []
@@ -309,6 +313,13 @@ class Links:
                 self._deliver(sender, PeerDown(peer, "closed"))
         if parcel is not None:
             self._deliver(sender, SendFailed(peer, parcel))
+
+    def _unanswered_dial(self, link: Link, sender: Host, parcel: Parcel) -> None:
+        """A dial timed out; if a later packet got through meanwhile, only this one is lost."""
+        if not link.up:
+            self._undelivered(link, sender, parcel)
+        elif parcel is not None:
+            self._deliver_if(sender, link.boot_of(sender), SendFailed(link.other(sender).id, parcel))
 
     def _hand_back(self, host: Host, boot: int, peer: NodeId, message: Message | Routed) -> None:
         self._deliver_if(host, boot, SendFailed(peer, message))

@@ -169,6 +169,20 @@ def test_a_cut_holds_what_is_sent_until_it_heals(late_share: float) -> None:
         assert downs(lab, 0) == downs(lab, 1) == ["closed"]
 
 
+def test_a_dial_that_succeeds_late_is_not_undone_by_its_first_packet() -> None:
+    lab = Lab(2, dial_timeout_ns=3 * SECOND)
+    cut = lab.network.cut([1])
+    lab.send(0, 1, (5,))
+    lab.run(SECOND)
+    lab.network.cuts.remove(cut)
+    lab.engine.heal()
+    lab.send(0, 1, (6,))
+    lab.run(5 * SECOND)
+    assert nonces(lab, 1) == [6]
+    assert failures(lab, 0) == [5]
+    assert not downs(lab, 0)
+
+
 def test_a_one_way_cut_lets_the_other_way_through() -> None:
     lab = linked()
     lab.network.cut([1], inward=False)
