@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from protocol.streams import Stream
 
+from .faults import kinds
 from .scenario import Applications, Compute, Faults, Limits, Links, Nodes, Scenario
 
 MIN_NODES = 64
@@ -31,7 +32,7 @@ def draw(seed: int) -> Scenario:
     nodes = MIN_NODES + stream.below(65)
     workers = 6 + stream.below(19)
     large = stream.uniform() < 0.25
-    return Scenario(
+    scenario = Scenario(
         name=f"soak-{seed}",
         seed=seed,
         nodes=Nodes(
@@ -65,6 +66,8 @@ def draw(seed: int) -> Scenario:
         faults=_draw_faults(stream, nodes),
         limits=Limits(liveness_s=1500.0, settle_s=45.0, min_events=MIN_EVENTS),
     )
+    assert len(kinds(scenario.faults)) >= MIN_KINDS
+    return scenario
 
 
 def _draw_faults(stream: Stream, nodes: int) -> Faults:
