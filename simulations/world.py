@@ -99,6 +99,8 @@ class World:
         self.submissions = self._draw_applications()
         self.by_app: dict[AppId, Submission] = {}
         self._names = self._bindings()
+        self._lost: dict[int, None] = {}
+        """Hosts whose disk is gone: an identity without its memory must never speak again."""
         self._entered = 0
         """Members up to this index have been started at least once."""
         self.engine.tap(ReplicasFound, self._voters_found)
@@ -289,15 +291,17 @@ class World:
     def crash(self, host: Host, *, power: bool, keep_disk: bool) -> None:
         for submission in self.submissions:
             submission.roots.pop(host.index, None)
+        if not keep_disk:
+            self._lost[host.index] = None
         self.engine.crash(host, power=power, keep_disk=keep_disk)
 
     def restart(self, host: Host) -> None:
-        if not host.alive:
+        if not host.alive and host.index not in self._lost:
             self._enter(host, self.members.index(host))
 
     def replace(self, host: Host) -> None:
         """A machine with a new key takes over the data and the place of ``host``."""
-        if host.alive:
+        if host.alive or host not in self.members:
             return
         member = self.members.index(host)
         self.members[member] = self._new_host(member, dialable=host.contact.dialable)
