@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from node.demo import proof
 from node.demo.main import app_file, submit
-from node.demo.processes import DemoNode, Fleet, free_ports
+from node.demo.processes import DemoNode, Fleet, free_ports, temporary_fleet
 from node.demo.watch import Incident, Story, Watch
 
 from .proxy import Wires
@@ -198,12 +196,8 @@ def main() -> None:
     options.add_argument("--nodes", type=int, default=16)
     options.add_argument("--rounds", type=int, default=120)
     args = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mycelia-churn-") as directory:
-        fleet = Fleet(Path(directory), alpha=0.5, seed=0)
-        try:
-            report = asyncio.run(measure(fleet, args.nodes, args.rounds))
-        finally:
-            fleet.close()
+    with temporary_fleet(alpha=0.5, seed=0) as fleet:
+        report = asyncio.run(measure(fleet, args.nodes, args.rounds))
     leave(report, args.json)
 
 

@@ -11,11 +11,10 @@ import asyncio
 import os
 import re
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
-from node.demo.processes import Fleet, anonymous_bytes
+from node.demo.processes import Fleet, anonymous_bytes, temporary_fleet
 
 from .report import Aim, Report, leave, parser
 
@@ -75,12 +74,8 @@ def main() -> None:
     options.add_argument("--peers", type=int, default=24)
     options.add_argument("--seconds", type=float, default=60.0)
     args = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mycelia-idle-") as directory:
-        fleet = Fleet(Path(directory), alpha=0.5, seed=0)
-        try:
-            report = asyncio.run(measure(fleet, args.peers + 1, args.seconds))
-        finally:
-            fleet.close()
+    with temporary_fleet(alpha=0.5, seed=0) as fleet:
+        report = asyncio.run(measure(fleet, args.peers + 1, args.seconds))
     leave(report, args.json)
 
 

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from protocol.errors import MyceliaError, UsageError
 from . import proof
 from .bare import bare_rounds
 from .chaos import Chaos
-from .processes import DemoNode, Fleet
+from .processes import DemoNode, Fleet, temporary_fleet
 from .view import View
 from .watch import Story, Watch
 
@@ -32,12 +31,8 @@ BARE_ROUNDS = 5
 def main(argv: Sequence[str]) -> None:
     """Run the demo.  Raises MyceliaError when the result is not what it must be."""
     args = _parser().parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="mycelia-demo-") as directory:
-        fleet = Fleet(Path(directory), args.alpha, args.seed)
-        try:
-            report = asyncio.run(_demo(args, fleet))
-        finally:
-            fleet.close()
+    with temporary_fleet(args.alpha, args.seed) as fleet:
+        report = asyncio.run(_demo(args, fleet))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
     _conclude(report)

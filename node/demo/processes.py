@@ -15,8 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -180,6 +181,17 @@ class Fleet:
         """The largest anonymous memory of a live daemon, MB (Linux ``smaps_rollup``)."""
         sizes = [anonymous_bytes(node.pid) for node in self.nodes if node.condition == "up"]
         return max(sizes, default=0) / 1e6
+
+
+@contextlib.contextmanager
+def temporary_fleet(alpha: float, seed: int) -> Iterator[Fleet]:
+    """A fleet in a directory of its own; when the context ends, its processes are stopped and the directory is gone."""
+    with tempfile.TemporaryDirectory(prefix="mycelia-demo-") as directory:
+        fleet = Fleet(Path(directory), alpha, seed)
+        try:
+            yield fleet
+        finally:
+            fleet.close()
 
 
 def free_ports(count: int) -> list[int]:
