@@ -5,10 +5,11 @@ sort like the integer that it is, and be shared by reference.  The first 16 bits
 112 bits, the *suffix*, are uniform because they come from a hash.  Inside a zone the suffix is read as 28
 digits of base 2^4, which is what the Pastry table indexes (Rowstron & Druschel 2001, section 2.1).
 
-    ring id        = zone ‖ SHA-256(public key ‖ index)[:14]
+    ring id        = zone ‖ SHA-256(public key ‖ nonce ‖ index)[:14]
     application id = zone ‖ SHA-256(name, owner key, salt)[:14]
 
-No one can choose a suffix freely, so keys and roots spread evenly and nobody picks whom to sit beside.
+The nonce is the issuer's, drawn when it endorses the key: a node that makes keys until one lands where it wants to be
+would have to be endorsed anew for each.  So keys and roots spread evenly and nobody picks whom to sit beside.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ _SPACE = 1 << (SUFFIX_BYTES * 8)
 _MASK = _SPACE - 1
 
 
-def ring_id(zone: int, public_key: bytes, index: int = 0) -> NodeId:
-    """The position that the holder of ``public_key`` takes in ``zone`` with its ``index``-th virtual node."""
-    digest = hashlib.sha256(public_key + index.to_bytes(4, "big")).digest()
+def ring_id(zone: int, public_key: bytes, nonce: bytes = b"", index: int = 0) -> NodeId:
+    """The position that the holder of ``public_key``, endorsed with ``nonce``, takes in ``zone`` with its ``index``-th
+    virtual node."""
+    digest = hashlib.sha256(public_key + nonce + index.to_bytes(4, "big")).digest()
     return zone.to_bytes(ZONE_BYTES, "big") + digest[:SUFFIX_BYTES]
 
 

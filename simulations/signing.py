@@ -17,10 +17,11 @@ SIGNATURE_BYTES = 32
 class KeyedHashSigner:
     """One key, derived from the run's seed and a name."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_key", "nonce")
 
     def __init__(self, seed: int, *name: str | int) -> None:
         self._key = Stream(seed, "key", *name).raw(32)
+        self.nonce = b""
 
     @property
     def public_key(self) -> bytes:

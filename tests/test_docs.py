@@ -222,3 +222,31 @@ def test_each_kind_of_result_has_its_row(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_page_has_tables_that_can_be_replaced() -> None:
     text = (ROOT / "docs" / "reliability.md").read_text()
     assert text.count(reliability_table.BEGIN) == text.count(reliability_table.END) == 1
+
+
+# ---- the threat model -----------------------------------------------------------------------------------------------
+
+
+def test_every_promise_of_the_threat_model_names_code_and_a_check_that_exist() -> None:
+    """A row is | promise | `file.py` … | `tests/file.py::test`, or a command of benchmarks or simulations |."""
+
+    def flaws() -> Iterator[str]:
+        for line in (ROOT / "docs" / "threat-model.md").read_text().splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if not line.startswith("|") or len(cells) != 3 or cells[0] in ("promise", "---"):
+                continue
+            promise, kept, shown = cells
+            for named in re.findall(r"`([\w/]+\.\w+)`", kept):
+                if not (ROOT / named).is_file():
+                    yield f"{promise}: no file {named}"
+            checks = re.findall(r"`([^`]+)`", shown)
+            if not re.search(r"`[\w/]+\.\w+`", kept) or not checks:
+                yield f"{promise}: names no code, or no check"
+            for check in checks:
+                file, _, test = check.partition("::")
+                if test and not ((ROOT / file).is_file() and f"def {test}(" in (ROOT / file).read_text()):
+                    yield f"{promise}: no test {check}"
+                if not test and not check.startswith(("python -m benchmarks.", "python -m simulations ")):
+                    yield f"{promise}: {check} is neither a test nor a command that checks"
+
+    none(flaws())

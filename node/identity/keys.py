@@ -31,10 +31,10 @@ _PEER_ID_HEAD = bytes.fromhex("002408011220")
 class Key:
     """One private key; a :class:`protocol.signing.Signer`."""
 
-    __slots__ = ("_public", "private")
+    __slots__ = ("_public", "nonce", "private")
 
-    def __init__(self, private: Ed25519PrivateKey) -> None:
-        self.private = private
+    def __init__(self, private: Ed25519PrivateKey, nonce: bytes = b"") -> None:
+        self.private, self.nonce = private, nonce
         self._public = private.public_key().public_bytes_raw()
 
     @classmethod

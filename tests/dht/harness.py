@@ -31,6 +31,8 @@ class Parcel(Message):
 class HashSigner:
     """Keyed hash: anyone can forge it, which tests of signatures do not rely on."""
 
+    nonce = b""
+
     def __init__(self, public_key: bytes) -> None:
         self._key = public_key
 

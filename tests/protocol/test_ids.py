@@ -15,7 +15,7 @@ positions = st.binary(min_size=16, max_size=16)
 
 def test_ring_id_is_the_zone_and_a_hash_of_key_and_index() -> None:
     digest = hashlib.sha256(b"key" + b"\0\0\0\2").digest()
-    assert ids.ring_id(0x1234, b"key", 2) == b"\x12\x34" + digest[:14]
+    assert ids.ring_id(0x1234, b"key", index=2) == b"\x12\x34" + digest[:14]
 
 
 def test_app_id_separates_its_fields() -> None:
