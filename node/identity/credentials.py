@@ -2,13 +2,16 @@
 
 Both ends of a link always show a certificate; there is no plaintext, no "optional" and no unverified mode to fall back
 to.  A channel takes the leaf of the moment at which it is dialled.  A server asks for it at each handshake, so that a
-renewal, or an authority that was added or withdrawn, needs no restart and touches no standing connection.
+renewal, or an authority that was added or withdrawn, needs no restart and touches no standing connection.  It is
+answered with a configuration only when there is a new one: gRPC replaces what its other handshakes are using at that
+moment, without a lock, and some hundreds of replacements end the process.
 """
 
 from __future__ import annotations
 
 import ssl
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 
 import grpc
@@ -39,18 +42,38 @@ def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(credentials.roots_pem, leaf.key_pem, leaf.chain_pem)
 
 
+class Configurations:
+    """What a gRPC server is told of its credentials: the first configuration, then only those that differ."""
+
+    def __init__(self, current: Callable[[], Credentials]) -> None:
+        """``current`` is asked at each handshake."""
+        self._current = current
+        self._given = current()
+        self._lock = threading.Lock()
+        self.first = _configuration(self._given)
+
+    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """The configuration of now, once; None while it is what was given last.  Called on any thread."""
+        with self._lock:
+            credentials = self._current()
+            if credentials == self._given:
+                return None
+            self._given = credentials
+            return _configuration(credentials)
+
+
+def _configuration(credentials: Credentials) -> grpc.ServerCertificateConfiguration:
+    pair = (credentials.leaf.key_pem, credentials.leaf.chain_pem)
+    return grpc.ssl_server_certificate_configuration([pair], credentials.roots_pem)
+
+
 def server_credentials(current: Callable[[], Credentials]) -> grpc.ServerCredentials:
     """For listening.  A client certificate is required; ``current`` is asked at each handshake, on gRPC's threads.
 
     ``certificates.peer_of`` then says who the client is.
     """
-
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        credentials = current()
-        pair = (credentials.leaf.key_pem, credentials.leaf.chain_pem)
-        return grpc.ssl_server_certificate_configuration([pair], credentials.roots_pem)
-
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+    told = Configurations(current)
+    return grpc.dynamic_ssl_server_credentials(told.first, told.changed, require_client_authentication=True)
 
 
 def join_server_context(leaf: Leaf) -> ssl.SSLContext:

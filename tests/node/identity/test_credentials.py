@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -15,7 +18,13 @@ import pytest
 from cryptography import x509
 
 from node.identity.certificates import ONE_POSITION, Leaf, node_name, peer_of
-from node.identity.credentials import Credentials, channel_credentials, roots_pem, server_credentials
+from node.identity.credentials import (
+    Configurations,
+    Credentials,
+    channel_credentials,
+    roots_pem,
+    server_credentials,
+)
 from node.identity.issuing import endorse, make_leaf
 from node.identity.keys import Key
 from protocol.errors import AuthError
@@ -169,3 +178,50 @@ def test_the_next_handshake_sees_a_renewed_leaf_and_a_withdrawn_authority() -> N
             assert await call(target, SERVER.node, channel_credentials(HONEST_CLIENT)) == CLIENT.node
 
     asyncio.run(run())
+
+
+def test_a_server_is_told_of_a_change_once_and_of_nothing_else() -> None:
+    current = HONEST_SERVER
+    told = Configurations(lambda: current)
+    assert told.first is not None
+    assert [told.changed() for _ in range(3)] == [None] * 3
+    current = shown(SERVER.leaf(NOW))
+    assert told.changed() is not None
+    assert [told.changed() for _ in range(3)] == [None] * 3
+    current = msgspec.structs.replace(current)
+    assert told.changed() is None
+    current = shown(current.leaf, roots_pem([*LAB.document.authorities, *Lab(NOW).document.authorities]))
+    assert told.changed() is not None
+    assert told.changed() is None
+
+
+def test_thousands_of_strangers_do_not_end_a_server() -> None:
+    # In a process of its own, because what this is about is a crash of the process.
+    server = subprocess.run(
+        [sys.executable, "-m", "tests.node.identity.test_credentials"], capture_output=True, timeout=120, check=False
+    )
+    assert server.returncode == 0, server.stderr[-2000:]
+    assert server.stdout.split() == [b"served"]
+
+
+async def _serve_strangers() -> None:
+    def visit(port: int) -> None:
+        waiting: list[socket.socket] = []
+        for number in range(600):
+            stranger = socket.create_connection(("127.0.0.1", port))
+            stranger.sendall(b"" if number % 2 else b"no handshake " * 20)
+            waiting.append(stranger)
+            if len(waiting) > 50:
+                waiting.pop(0).close()
+        for stranger in waiting:
+            stranger.close()
+
+    async with serving(lambda: HONEST_SERVER) as target:
+        port = int(target.rpartition(":")[2])
+        await asyncio.gather(*(asyncio.to_thread(visit, port) for _ in range(4)))
+        if await call(target, SERVER.node, channel_credentials(HONEST_CLIENT)) == CLIENT.node:
+            print("served")  # noqa: T201 - how the test hears of it
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve_strangers())
