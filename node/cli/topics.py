@@ -1,39 +1,52 @@
-"""Help that belongs to no command, and the commands that live elsewhere."""
+"""Help on everything, and the commands that live elsewhere."""
 
 from __future__ import annotations
 
 import importlib
 
-from protocol.errors import UsageError
-
 from . import exits, reference
 from .command import Command, Session
+from .parser import Parser, command_help, overview, parse
 
 
 def _help(session: Session) -> None:
-    topic = session.args.topic
-    if topic == "exit-codes":
-        codes = {str(code): meaning for code, meaning in exits.EXIT_CODES.items()}
-        session.out.answer(codes, [f"{code:>5}  {meaning}" for code, meaning in codes.items()])
-    elif topic == "reference":
-        # The catalogue holds this command too.
-        root = importlib.import_module(".catalogue", __package__).ROOT
-        text = reference.markdown(root)
-        session.out.answer({"markdown": text}, [text.rstrip("\n")])
+    # The catalogue holds this command too.
+    root = importlib.import_module(".catalogue", __package__).ROOT
+    match session.args.topic:
+        case []:
+            session.out.line(overview(Parser(root, root.name)))
+        case ["exit-codes"]:
+            codes = {str(code): meaning for code, meaning in exits.EXIT_CODES.items()}
+            session.out.answer(codes, [f"{code:>5}  {meaning}" for code, meaning in codes.items()])
+        case ["reference"]:
+            text = reference.markdown(root)
+            session.out.answer({"markdown": text}, [text.rstrip("\n")])
+        case words:
+            _explain(session, root, words)
+
+
+def _explain(session: Session, root: Command, words: list[str]) -> None:
+    """What ``mycelia WORDS --help`` says.  Raises UsageError when there is no such command."""
+    parser, args = parse(root, [*words, "--help"])
+    if parser.command.passthrough and parser.command.run is not None:
+        parser.command.run(Session(args, session.out))
     else:
-        raise UsageError(f"there is no help on {topic}", f"mycelia {topic} --help, or mycelia help exit-codes")
+        session.out.line(command_help(parser))
 
 
 HELP = Command(
     name="help",
-    summary="Explain the exit codes, or print the whole reference.",
-    text="Every command explains itself with --help; this explains what they have in common.",
+    summary="Explain a command, the exit codes, or everything.",
+    text="Without a topic it lists all commands. Every command also explains itself with --help.",
     examples=(
+        ("help run", "the same as mycelia run --help"),
         ("help exit-codes", "what the exit codes mean"),
         ("help reference | less", "every command on one page"),
     ),
     then="mycelia COMMAND --help",
-    configure=lambda parser: parser.add_argument("topic", metavar="TOPIC", help="exit-codes or reference"),
+    configure=lambda parser: parser.add_argument(
+        "topic", metavar="TOPIC", nargs="*", help="a command, exit-codes, or reference"
+    ),
     run=_help,
 )
 

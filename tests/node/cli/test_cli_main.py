@@ -85,7 +85,7 @@ def test_examples_are_commands_that_exist(words: tuple[str, ...]) -> None:
             ["logs", "-n", "many"],
             "error: mycelia logs: argument -n/--lines: invalid int value: 'many'. try: mycelia logs --help\n",
         ),
-        (["help", "me"], "error: there is no help on me. try: mycelia me --help, or mycelia help exit-codes\n"),
+        (["help", "me"], "error: mycelia has no command me. try: mycelia models\n"),
     ],
 )
 def test_what_cannot_be_typed_is_one_sentence(cli: Cli, words: list[str], sentence: str) -> None:
@@ -105,6 +105,11 @@ def test_an_error_in_json(cli: Cli) -> None:
     failure = json.loads(result.err)
     assert failure["exit_code"] == 8
     assert failure["remedy"] == "start it with `mycelia up`"
+
+
+def test_help_alone_lists_all_commands_and_help_on_one_is_its_own(cli: Cli) -> None:
+    assert cli("help").out == cli().out
+    assert cli("help", "models", "pull").out == cli("models", "pull", "--help").out
 
 
 def test_exit_codes_are_documented_without_clashes(cli: Cli) -> None:
