@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from protocol.messages import Contact, Contacts, Id, Message, Natural, register
+from protocol.signing import MAX_NONCE
 
 MAX_RECORD_BODY = 160 * 1024
 """Bytes: room for a descriptor with an inline bundle and an inline initial model."""
@@ -32,6 +33,8 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     signer: Annotated[bytes, msgspec.Meta(max_length=64)]
     body: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BODY)]
     signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+    nonce: Annotated[bytes, msgspec.Meta(max_length=MAX_NONCE)] = b""
+    """The signer's, when it signs as a node (``protocol.ids``); signed like the rest."""
 
 
 Entry = tuple[Annotated[bytes, msgspec.Meta(max_length=8)], Natural]

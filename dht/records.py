@@ -23,6 +23,7 @@ from typing import NamedTuple
 import msgspec
 
 from protocol.errors import Code
+from protocol.ids import NodeId, ring_id, zone_of
 from protocol.signing import Signer, Verifier
 
 from .config import RingConfig
@@ -53,8 +54,13 @@ _BY_SIGNER = {int(Kind.STOP), int(Kind.REVOCATION)}
 
 def sign_record(signer: Signer, kind: Kind, subject: bytes, version: int, expires: int, body: bytes) -> Record:
     """A record by the holder of ``signer``; ``expires`` in Unix seconds."""
-    unsigned = Record(int(kind), subject, version, expires, signer.public_key, body)
+    unsigned = Record(int(kind), subject, version, expires, signer.public_key, body, nonce=signer.nonce)
     return msgspec.structs.replace(unsigned, signature=signer.sign(DOMAIN, _encoder.encode(unsigned)))
+
+
+def said_by(node: NodeId, record: Record) -> bool:
+    """Is ``node`` the one that signed ``record``, whose signature was verified?"""
+    return ring_id(zone_of(node), record.signer, record.nonce) == node
 
 
 def verify(record: Record, verifier: Verifier) -> bool:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from dht.messages import Record
-from dht.records import Kind
+from dht.records import Kind, said_by
 from protocol.effects import Outbox
 from protocol.events import Timer
-from protocol.ids import AppId, NodeId, blob_id, ring_id, zone_of
+from protocol.ids import AppId, NodeId, blob_id
 from protocol.messages import Contact
 from protocol.wire import UNREADABLE
 from pubsub.forest import Forest
@@ -132,7 +132,7 @@ class Applications:
         head = decode_head(record.body)
         if record.kind != Kind.VOTERS or head is None or head.app != record.subject:
             return False
-        return voters_version(head) == record.version and ring_id(zone_of(head.root.id), record.signer) == head.root.id
+        return voters_version(head) == record.version and said_by(head.root.id, record)
 
     def record_changed(self, record: Record, now: int) -> None:
         if record.kind == Kind.APP:

@@ -17,14 +17,16 @@ name or one that cannot exist.  Beside that :func:`peer_of` reads the leaf itsel
 
 *Why limits are in the certificate and roles are not.*  How many ring positions a node may hold is a fact about one
 node, fixed when it is endorsed, needed by whoever checks such a claim, so it rides in an extension of the intermediate
-(arc 2.25, which is open to everyone: a UUID).  Who may issue is the owner's decision, may be withdrawn at any time,
-and must not be within the power of an issuer to hand on, so it is in the document that the owner signs.
+(arc 2.25, which is open to everyone: a UUID).  So does the issuer's nonce, without which the name does not follow from
+the key (``protocol.ids``): who checks the endorsement checks that the issuer chose the place, not the node.  Who may
+issue is the owner's decision, may be withdrawn at any time, and must not be within the power of an issuer to hand on,
+so it is in the document that the owner signs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -35,6 +37,7 @@ from cryptography.x509.oid import NameOID
 
 from protocol.errors import AuthError
 from protocol.ids import ID_BYTES, NodeId, ring_id, zone_of
+from protocol.signing import MAX_NONCE
 from protocol.wire import UNREADABLE
 
 DOMAIN = "mycelia"
@@ -45,6 +48,9 @@ NODE_DEPTH = 0
 """A node signs leaves and nothing below them."""
 
 LIMITS_OID = x509.ObjectIdentifier("2.25.245911712525216065612371960998504883809")
+NONCE_OID = x509.ObjectIdentifier("2.25.98210395427630713960271188240652193117")
+NONCE_BYTES = MAX_NONCE
+"""Length of the issuer's nonce: as long as an id, so that nobody meets one by chance."""
 MAX_CERTIFICATE = 2048
 """Bytes of one certificate (DER); ours take about 600."""
 
@@ -70,6 +76,15 @@ class Limits(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 ONE_POSITION = Limits()
+
+
+class Endorsement(NamedTuple):
+    """What an intermediate certificate says, verified."""
+
+    node: NodeId
+    nonce: bytes
+    """The issuer's, 16 bytes: with the key it gives ``node``."""
+    limits: Limits
 
 
 class Leaf(msgspec.Struct, frozen=True, gc=False):
@@ -122,7 +137,7 @@ def verify_chain(leaf: bytes, intermediate: bytes, authorities: Sequence[bytes],
 
     Raises AuthError saying what is wrong.
     """
-    node, _ = verify_endorsement(intermediate, authorities, now)
+    node = verify_endorsement(intermediate, authorities, now).node
     certificate = _parse(leaf)
     _check_signed(certificate, _parse(intermediate))
     _check_window(certificate, now)
@@ -131,8 +146,8 @@ def verify_chain(leaf: bytes, intermediate: bytes, authorities: Sequence[bytes],
     return node
 
 
-def verify_endorsement(intermediate: bytes, authorities: Sequence[bytes], now: int) -> tuple[NodeId, Limits]:
-    """The node that ``intermediate`` (DER) endorses, and its limits.  Raises AuthError saying what is wrong."""
+def verify_endorsement(intermediate: bytes, authorities: Sequence[bytes], now: int) -> Endorsement:
+    """Whom ``intermediate`` (DER) endorses, and to what.  Raises AuthError saying what is wrong."""
     certificate = _parse(intermediate)
     issuers = [_parse(authority) for authority in authorities]
     issuer = next((issuer for issuer in issuers if issuer.subject == certificate.issuer), None)
@@ -142,7 +157,8 @@ def verify_endorsement(intermediate: bytes, authorities: Sequence[bytes], now: i
     _check_signed(certificate, issuer)
     _check_window(issuer, now)
     _check_window(certificate, now)
-    return _node_of_intermediate(certificate), _limits(certificate)
+    nonce = _nonce(certificate)
+    return Endorsement(_node_of_intermediate(certificate, nonce), nonce, _limits(certificate))
 
 
 def check_authority(authority: bytes) -> None:
@@ -225,14 +241,14 @@ def _identity_key(certificate: x509.Certificate) -> bytes:
     return key.public_bytes_raw()
 
 
-def _node_of_intermediate(certificate: x509.Certificate) -> NodeId:
+def _node_of_intermediate(certificate: x509.Certificate, nonce: bytes) -> NodeId:
     common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if len(certificate.subject) != 1 or len(common_names) != 1:
         raise AuthError("an endorsement without a single name")
     name = str(common_names[0].value)
     node = node_of(name)
-    if ring_id(zone_of(node), _identity_key(certificate)) != node:
-        raise AuthError("an endorsement whose name does not follow from its key")
+    if ring_id(zone_of(node), _identity_key(certificate), nonce) != node:
+        raise AuthError("an endorsement whose name does not follow from its key and nonce")
     _check_depth(certificate, NODE_DEPTH)
     if _extension(certificate, x509.NameConstraints) != constraints(name):
         raise AuthError("an endorsement that is not confined to its own name")
@@ -251,13 +267,24 @@ def _node_of_leaf(certificate: x509.Certificate) -> NodeId:
     return node_of(names[0].value)
 
 
+def _own_extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier, what: str) -> bytes:
+    try:
+        extension = certificate.extensions.get_extension_for_oid(oid).value
+    except x509.ExtensionNotFound:
+        raise AuthError(f"an endorsement without {what}") from None
+    assert isinstance(extension, x509.UnrecognizedExtension)
+    return extension.value
+
+
+def _nonce(certificate: x509.Certificate) -> bytes:
+    nonce = _own_extension(certificate, NONCE_OID, "a nonce")
+    if len(nonce) != NONCE_BYTES:
+        raise AuthError("an endorsement with a malformed nonce")
+    return nonce
+
+
 def _limits(certificate: x509.Certificate) -> Limits:
     try:
-        extension = certificate.extensions.get_extension_for_oid(LIMITS_OID).value
-    except x509.ExtensionNotFound:
-        raise AuthError("an endorsement without limits") from None
-    assert isinstance(extension, x509.UnrecognizedExtension)
-    try:
-        return msgspec.msgpack.decode(extension.value, type=Limits)
+        return msgspec.msgpack.decode(_own_extension(certificate, LIMITS_OID, "limits"), type=Limits)
     except UNREADABLE:
         raise AuthError("an endorsement with malformed limits") from None

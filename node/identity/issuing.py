@@ -1,8 +1,15 @@
-"""Making certificates: authorities, endorsements, leaves.  What they look like, and why, is in ``certificates``."""
+"""Making certificates: authorities, endorsements, leaves.  What they look like, and why, is in ``certificates``.
+
+*The nonce* of an endorsement is a keyed hash of the node's key, the key being the authority's.  Nobody can tell it
+before the endorsement is there, so nobody can look for a key that lands beside somebody; and the same key gets the same
+nonce however often and by whatever invitation it asks, so a new place costs a new key *and* a new invitation.  A nonce
+that was drawn would have to be remembered for as long as the authority lives for the second half of that to hold.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 
 import msgspec
 from cryptography import x509
@@ -14,7 +21,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from protocol.errors import AuthError, UsageError
 from protocol.ids import ring_id
 
-from .certificates import AUTHORITY_DEPTH, LIMITS_OID, NODE_DEPTH, Leaf, Limits, common_name, constraints, node_name
+from .certificates import (
+    AUTHORITY_DEPTH,
+    LIMITS_OID,
+    NODE_DEPTH,
+    NONCE_BYTES,
+    NONCE_OID,
+    Leaf,
+    Limits,
+    common_name,
+    constraints,
+    node_name,
+)
 from .keys import Key
 
 BACKDATE = 300
@@ -26,6 +44,7 @@ LEAF_LIFE = 86400
 
 _AUTHORITY_BACKDATE = 86400
 """Edge machines without a battery-backed clock start up to a day behind until they hear of the time."""
+_NONCE_DOMAIN = "endorsement nonce"
 _PEM = serialization.Encoding.PEM
 _DER = serialization.Encoding.DER
 
@@ -42,18 +61,25 @@ def make_authority(key: Key, fabric: str, now: int) -> bytes:
     return builder.sign(key.private, None).public_bytes(_DER)
 
 
+def nonce_for(authority_key: Key, public_key: bytes) -> bytes:
+    """The nonce, 16 bytes, with which the holder of ``authority_key`` endorses ``public_key``: always the same."""
+    # Ed25519 signatures are deterministic, and who lacks the key can tell nothing of them in advance.
+    return hashlib.sha256(authority_key.sign(_NONCE_DOMAIN, public_key)).digest()[:NONCE_BYTES]
+
+
 def endorse(authority_key: Key, authority: bytes, public_key: bytes, zone: int, limits: Limits, now: int) -> bytes:
     """The intermediate certificate (DER) that makes the holder of ``public_key`` a node of ``zone``.
 
-    The name follows from the key, so nobody can be given another's.  Whether the asker holds the private half is for
-    the caller to have checked (``enrol``).  Raises AuthError when ``public_key`` is no Ed25519 key.
+    The name follows from key and nonce, so nobody can be given another's.  Whether the asker holds the private half is
+    for the caller to have checked (``enrol``).  Raises AuthError when ``public_key`` is no Ed25519 key.
     """
     try:
         subject_key = Ed25519PublicKey.from_public_bytes(public_key)
     except ValueError:
         raise AuthError("not an Ed25519 public key") from None
     issuer = x509.load_der_x509_certificate(authority)
-    name = node_name(ring_id(zone, public_key))
+    nonce = nonce_for(authority_key, public_key)
+    name = node_name(ring_id(zone, public_key, nonce))
     window = (now - _AUTHORITY_BACKDATE, int(issuer.not_valid_after_utc.timestamp()))
     builder = _builder(common_name(name), issuer.subject, subject_key, window)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=NODE_DEPTH), critical=True)
@@ -61,9 +87,8 @@ def endorse(authority_key: Key, authority: bytes, public_key: bytes, zone: int, 
     builder = builder.add_extension(constraints(name), critical=True)
     builder = builder.add_extension(_authority_id(authority_key), critical=False)
     # Not critical: a verifier that is not ours refuses critical extensions that it does not know.
-    builder = builder.add_extension(
-        x509.UnrecognizedExtension(LIMITS_OID, msgspec.msgpack.encode(limits)), critical=False
-    )
+    for oid, value in ((LIMITS_OID, msgspec.msgpack.encode(limits)), (NONCE_OID, nonce)):
+        builder = builder.add_extension(x509.UnrecognizedExtension(oid, value), critical=False)
     return builder.sign(authority_key.private, None).public_bytes(_DER)
 
 

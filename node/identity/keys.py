@@ -69,6 +69,10 @@ class Key:
         """32 raw bytes."""
         return self._public
 
+    def endorsed(self, nonce: bytes) -> Key:
+        """The same key as that of a node whom an issuer gave ``nonce``."""
+        return Key(self.private, nonce)
+
     def sign(self, domain: str, data: bytes) -> bytes:
         """64 bytes of signature over ``data`` for one purpose, ``domain``."""
         return self.private.sign(tagged(domain, data))

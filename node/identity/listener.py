@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from protocol.errors import ConfigError, PeerError, StorageError
-from protocol.ids import NodeId, ring_id, short
+from protocol.ids import NodeId, short
 from protocol.messages import Contact
 
 from ..links.channels import split_address
@@ -204,7 +204,7 @@ class JoinListener:
         proven = proof_bytes(document.fingerprint, question.secret, key)
         if not self._verifier.verify(key, PROOF_DOMAIN, proven, question.proof):
             raise RefusedError(Reason.UNPROVEN)
-        node = ring_id(document.zone, key)
+        node = self._authority.node(key, document.zone)
         if self._revoked(node):
             raise RefusedError(Reason.REVOKED)
         now = self._unix_time()

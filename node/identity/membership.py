@@ -26,7 +26,7 @@ from .fabric import (
     open_document,
     sign_document,
 )
-from .issuing import endorse, make_authority, make_leaf
+from .issuing import endorse, make_authority, make_leaf, nonce_for
 from .keys import Ed25519Verifier, Key
 from .renewal import is_due
 
@@ -41,6 +41,10 @@ class Authority(msgspec.Struct, frozen=True, gc=False):
         """See ``issuing.endorse``."""
         return endorse(self.key, self.certificate, public_key, zone, limits, now)
 
+    def node(self, public_key: bytes, zone: int) -> NodeId:
+        """Who the holder of ``public_key`` is, or would be, when this authority endorses it."""
+        return ring_id(zone, public_key, nonce_for(self.key, public_key))
+
 
 class Membership:
     """What a daemon knows of itself.  Changed on the event loop only; :meth:`credentials` may be read on any thread."""
@@ -54,10 +58,9 @@ class Membership:
         document = open_document(signed, Ed25519Verifier())
         if public_key_of(endorsement) != key.public_key:
             raise AuthError("an endorsement of another key")
-        self.node: NodeId
-        self.limits: Limits
-        self.node, self.limits = verify_endorsement(endorsement, document.authorities, now)
-        self.key = key
+        said = verify_endorsement(endorsement, document.authorities, now)
+        self.node, self.limits = said.node, said.limits
+        self.key = key.endorsed(said.nonce)
         self.endorsement = endorsement
         self.document = document
         self.signed = signed
@@ -130,9 +133,10 @@ def found(state: StateDir, name: str, zone: int, now: int) -> Membership:
         raise UsageError(f"{name!r} cannot name a fabric", "use 1 to 40 printable characters")
     owner, authority_key, key = Key.generate(), Key.generate(), node_key(state)
     authority = make_authority(authority_key, name, now)
-    node = ring_id(zone, key.public_key)
+    issuer = Authority(authority_key, authority)
+    node = issuer.node(key.public_key, zone)
     document = FabricDocument(name, zone, owner.public_key, (authority,), (node,), serial=1)
-    endorsement = Authority(authority_key, authority).endorse(key.public_key, zone, now)
+    endorsement = issuer.endorse(key.public_key, zone, now)
     owner.save(state.owner_key)
     authority_key.save(state.authority_key)
     write_file(state.authority_certificate, authority)

@@ -69,7 +69,9 @@ def authorise(record: Record, document: FabricDocument) -> bool:
         return False
     if record.signer == document.owner:
         return True
-    return is_issuer(document, ring_id(document.zone, record.signer)) and not is_issuer(document, record.subject)
+    return is_issuer(document, ring_id(document.zone, record.signer, record.nonce)) and not is_issuer(
+        document, record.subject
+    )
 
 
 class RevocationSet:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from node.identity.certificates import Limits
+from node.identity.certificates import Limits, verify_endorsement
 from node.identity.credentials import Credentials, roots_pem
 from node.identity.issuing import endorse, make_authority, make_leaf
 from node.identity.keys import Key
-from protocol.ids import NodeId, ring_id
+from protocol.ids import NodeId
 
 PATIENCE = 10.0
 """Seconds after which a condition that does not come is a failure; nothing waits that long otherwise."""
@@ -42,7 +42,8 @@ class Fabric:
             key = Key.generate()
             endorsement = endorse(self.key, authority, key.public_key, 0, Limits(), now)
             credentials = Credentials(make_leaf(key, endorsement, now), roots_pem([authority]))
-            self.members.append(Member(ring_id(0, key.public_key), key, credentials))
+            said = verify_endorsement(endorsement, [authority], now)
+            self.members.append(Member(said.node, key.endorsed(said.nonce), credentials))
         self.members.sort(key=lambda member: member.id)
 
 

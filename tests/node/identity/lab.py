@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from node.identity.certificates import ONE_POSITION, Leaf, node_name
+from node.identity.certificates import NONCE_OID, ONE_POSITION, Leaf, node_name, verify_endorsement
 from node.identity.fabric import FabricDocument, SignedDocument, sign_document
 from node.identity.issuing import endorse, make_authority, make_leaf
 from node.identity.keys import Key
 from node.identity.membership import Authority, Membership
-from protocol.ids import NodeId, ring_id
+from protocol.ids import NodeId
 
 PEM = serialization.Encoding.PEM
 DER = serialization.Encoding.DER
@@ -55,7 +55,8 @@ class Lab:
         endorsement = endorse(
             self.authority.key, self.authority.certificate, key.public_key, self.zone, ONE_POSITION, self.now
         )
-        return Member(key, ring_id(self.zone, key.public_key), endorsement)
+        said = verify_endorsement(endorsement, (self.authority.certificate,), self.now)
+        return Member(key.endorsed(said.nonce), said.node, endorsement)
 
     def membership(self, member: Member | None = None) -> Membership:
         member = member or self.issuer
@@ -113,6 +114,19 @@ def forgeries(liar: Member, victim: NodeId, now: int) -> dict[str, Leaf]:
         ),
         "two common names": forge_leaf(liar, now, [x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))], [name, own]),
     }
+
+
+def with_nonce(lab: Lab, member: Member, nonce: bytes | None) -> bytes:
+    """The endorsement of ``member``, signed by its authority again with another nonce, or with none (None)."""
+    held = x509.load_der_x509_certificate(member.endorsement)
+    builder = x509.CertificateBuilder(held.issuer, held.subject, held.public_key(), held.serial_number)
+    builder = builder.not_valid_before(held.not_valid_before_utc).not_valid_after(held.not_valid_after_utc)
+    for extension in held.extensions:
+        if extension.oid != NONCE_OID:
+            builder = builder.add_extension(extension.value, extension.critical)
+    if nonce is not None:
+        builder = builder.add_extension(x509.UnrecognizedExtension(NONCE_OID, nonce), critical=False)
+    return builder.sign(lab.authority.key.private, None).public_bytes(DER)
 
 
 def chain(leaf: Leaf) -> tuple[bytes, bytes]:

@@ -18,11 +18,11 @@ from node.identity.certificates import (
     verify_chain,
     verify_endorsement,
 )
-from node.identity.issuing import AUTHORITY_LIFE, BACKDATE, endorse, make_authority, make_leaf
+from node.identity.issuing import AUTHORITY_LIFE, BACKDATE, endorse, make_authority, make_leaf, nonce_for
 from node.identity.keys import Key
 from protocol.errors import AuthError, UsageError
 from protocol.ids import ring_id
-from tests.node.identity.lab import Lab, chain, forge_leaf, forgeries
+from tests.node.identity.lab import Lab, chain, forge_leaf, forgeries, with_nonce
 
 NOW = 1_800_000_000
 
@@ -35,7 +35,8 @@ def lab() -> Lab:
 def test_an_honest_chain_names_its_node(lab: Lab) -> None:
     member = lab.member()
     assert verify_chain(*chain(member.leaf(NOW)), lab.document.authorities, NOW) == member.node
-    assert verify_endorsement(member.endorsement, lab.document.authorities, NOW) == (member.node, ONE_POSITION)
+    said = verify_endorsement(member.endorsement, lab.document.authorities, NOW)
+    assert said == (member.node, member.key.nonce, ONE_POSITION)
     assert public_key_of(member.endorsement) == member.key.public_key
 
 
@@ -44,9 +45,31 @@ def test_the_zone_is_part_of_the_name_and_limits_travel() -> None:
     key = Key.generate()
     authority = lab.authority
     endorsement = endorse(authority.key, authority.certificate, key.public_key, 0xBEEF, Limits(positions=8), NOW)
-    node, limits = verify_endorsement(endorsement, [authority.certificate], NOW)
-    assert node == ring_id(0xBEEF, key.public_key)
+    node, nonce, limits = verify_endorsement(endorsement, [authority.certificate], NOW)
+    assert node == ring_id(0xBEEF, key.public_key, nonce)
     assert limits == Limits(positions=8)
+
+
+def test_the_issuer_chooses_the_place_and_the_same_key_always_gets_the_same(lab: Lab) -> None:
+    key, other = Key.generate(), Key.generate()
+    places = [
+        verify_endorsement(lab.authority.endorse(key.public_key, 0, now), lab.document.authorities, now)
+        for now in (NOW, NOW + 1000)
+    ]
+    assert places[0] == places[1]
+    assert places[0].node == lab.authority.node(key.public_key, 0) != ring_id(0, key.public_key)
+    elsewhere = Lab(NOW).authority
+    nonces = [places[0].nonce, nonce_for(lab.authority.key, other.public_key), nonce_for(elsewhere.key, key.public_key)]
+    assert len(set(nonces)) == 3
+
+
+@pytest.mark.parametrize("nonce", [None, b"", b"short", bytes(16), bytes(17)])
+def test_an_endorsement_whose_nonce_does_not_give_its_name_is_refused(lab: Lab, nonce: bytes | None) -> None:
+    member = lab.member()
+    forged = with_nonce(lab, member, nonce)
+    with pytest.raises(AuthError, match="nonce"):
+        verify_endorsement(forged, lab.document.authorities, NOW)
+    assert verify_endorsement(with_nonce(lab, member, member.key.nonce), lab.document.authorities, NOW)
 
 
 @pytest.mark.parametrize("authorities", [1, 2])

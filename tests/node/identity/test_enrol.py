@@ -131,6 +131,18 @@ def test_a_lost_answer_is_asked_for_again_and_nobody_else_gets_one() -> None:
     run(scenario)
 
 
+def test_another_invitation_does_not_buy_the_same_key_another_place() -> None:
+    async def scenario(issuer: Issuer) -> None:
+        key = Key.generate()
+        places = []
+        for _ in range(3):
+            joined = await join(await issuer.invitation(), key, NOW)
+            places.append(Membership(key, joined.endorsement, joined.document, NOW).node)
+        assert len(set(places)) == 1
+
+    run(scenario)
+
+
 def test_refusals_name_their_reason() -> None:
     async def scenario(issuer: Issuer) -> None:
         short = await issuer.invitation(NOW)

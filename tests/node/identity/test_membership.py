@@ -37,7 +37,8 @@ def state(tmp_path: Path) -> Iterator[StateDir]:
 
 def test_the_founder_is_the_first_member_and_issuer(state: StateDir) -> None:
     founded = found(state, "lab", 7, NOW)
-    assert founded.node == ring_id(7, founded.key.public_key)
+    assert founded.node == ring_id(7, founded.key.public_key, founded.key.nonce)
+    assert founded.key.nonce
     assert is_issuer(founded.document, founded.node)
     assert founded.document.owner == Key.load(state.owner_key).public_key
     authority = load_authority(state)

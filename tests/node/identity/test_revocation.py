@@ -25,7 +25,8 @@ MEMBER = LAB.member()
 
 def revocation(subject: NodeId, signer: bytes) -> Record:
     """As if ``signer`` had signed it; that it did is for the ring to check."""
-    return msgspec.structs.replace(revoke(LAB.owner, subject, NOW, "lost"), signer=signer)
+    nonce = next((m.key.nonce for m in (LAB.issuer, OTHER_ISSUER, MEMBER) if m.key.public_key == signer), b"")
+    return msgspec.structs.replace(revoke(LAB.owner, subject, NOW, "lost"), signer=signer, nonce=nonce)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,13 @@ def test_who_may_revoke_whom(subject: NodeId, signer: bytes, allowed: bool) -> N
     record = revocation(subject, signer)
     assert authorise(record, DOCUMENT) is allowed
     assert RevocationSet().add(record, DOCUMENT) is allowed
+
+
+def test_an_issuer_is_known_by_its_key_and_the_nonce_of_its_endorsement() -> None:
+    record = revocation(MEMBER.node, LAB.issuer.key.public_key)
+    assert authorise(record, DOCUMENT)
+    for nonce in (b"", MEMBER.key.nonce):
+        assert not authorise(msgspec.structs.replace(record, nonce=nonce), DOCUMENT)
 
 
 def test_a_retired_issuer_revokes_nobody() -> None:
