@@ -15,6 +15,7 @@ Peak memory beside the inputs, for a model of *m* bytes and blocks of 512 KiB:
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -22,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import AggregationError, CodecError, LimitError
+from pubsub.partials import MAX_SUM
 
 from . import strategies
 from .codec import Tensor, Tensors, flat, header_of
-from .spec import Scalar
+from .spec import AppSpec, Scalar
 
 Buffer = bytes | memoryview
 
@@ -63,7 +65,9 @@ def contribution(local: Mapping[str, NDArray[np.float32]], model: Tensors, weigh
     for name in sorted(model):
         end = position + model[name].size
         if not _difference(local[name], model[name], weight, output.vector[position:end]):
-            raise AggregationError(f"tensor {name!r} is not finite after training", "lower the learning rate")
+            raise AggregationError(
+                f"tensor {name!r} is not finite, or beyond all bounds, after training", "lower the learning rate"
+            )
         position = end
     return output.content()
 
@@ -74,7 +78,7 @@ def _difference(after: Tensor, before: Tensor, weight: float, into: Tensor) -> b
     for part in _blocks(before.size):
         with np.errstate(over="ignore", invalid="ignore"):
             into[part] = weight * (after[part].astype(np.float64) - before[part])
-    return _finite(into)
+    return _within(into, MAX_SUM)
 
 
 def _lacks(verb: str, names: list[str]) -> str:
@@ -86,7 +90,31 @@ def check_update(update: Buffer, model: Buffer) -> None:
 
     Raises AggregationError.
     """
-    _vector(0, update, flat(model)[0])
+    _vector(0, update, flat(model)[0], MAX_SUM)
+
+
+def layout_of(model: Buffer) -> bytes:
+    """What a descriptor says of the tensors of ``model`` (``AppSpec.layout``).  Raises CodecError, LimitError."""
+    return hashlib.sha256(flat(model)[0]).digest()
+
+
+def layout_in(spec: AppSpec) -> bytes:
+    """What the owner signed about the tensors.  Raises AggregationError when that is nothing."""
+    try:
+        return spec.layout or layout_of(spec.initial.inline)
+    except (CodecError, LimitError):
+        raise AggregationError(
+            f"the descriptor of {spec.name} does not say which tensors its model has", "submit it again"
+        ) from None
+
+
+def fits(update: Buffer, layout: bytes, members: int) -> bool:
+    """May ``update``, the sum of what ``members`` contributors made, enter a sum of models of this layout?  Total."""
+    try:
+        header, vector = flat(update)
+    except (CodecError, LimitError):
+        return False
+    return hashlib.sha256(header).digest() == layout and _within(vector, MAX_SUM * members)
 
 
 def merge(inputs: Sequence[Buffer]) -> bytes:
@@ -188,7 +216,9 @@ def _blocks(size: int) -> Iterator[slice]:
     return (slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK))
 
 
-def _vector(index: int, content: Buffer, expected: bytes | None) -> tuple[bytes, Tensor]:
+def _vector(
+    index: int, content: Buffer, expected: bytes | None, bound: float = float(np.finfo(np.float32).max)
+) -> tuple[bytes, Tensor]:
     """Header and data of an input that is known to be addable.  Raises InputError."""
     try:
         header, vector = flat(content)
@@ -196,13 +226,15 @@ def _vector(index: int, content: Buffer, expected: bytes | None) -> tuple[bytes,
         raise InputError(index, str(error)) from None
     if expected is not None and header != expected:
         raise InputError(index, "its tensors differ from the model's in name or shape")
-    if not _finite(vector):
+    if not _within(vector, bound):
         raise InputError(index, "it holds values that are not finite")
     return header, vector
 
 
-def _finite(vector: Tensor) -> bool:
-    return all(np.isfinite(vector[part]).all() for part in _blocks(vector.size))
+def _within(vector: Tensor, bound: float) -> bool:
+    """Is every element a number of at most that magnitude?  NaN wins every minimum, and no comparison."""
+    parts = (vector[part] for part in _blocks(vector.size))
+    return all(part.min() >= -bound and part.max() <= bound for part in parts)
 
 
 def _narrow(block: NDArray[np.float64], into: Tensor) -> None:

@@ -17,16 +17,17 @@ import msgspec
 from dht.messages import Record
 from dht.records import Kind, said_by
 from protocol.effects import Outbox
+from protocol.errors import Code
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId, blob_id
 from protocol.messages import Contact
 from protocol.wire import UNREADABLE
 from pubsub.forest import Forest
-from pubsub.messages import Head, Partial, WaveId
-from pubsub.ports import Genesis, OpenWave
+from pubsub.messages import Head, WaveId
+from pubsub.ports import Genesis, HandedIn, OpenWave
 
 from . import spec as specs
-from .aggregator import combine
+from .aggregator import Combined, combine
 from .config import RoundConfig
 from .coordinator import Coordinator
 from .jobs import Jobs
@@ -253,15 +254,26 @@ class Applications:
             self.status(app_id, "running", "", now)
         app.worker.opened(wave, order, True, now)
 
-    def combine(self, app_id: AppId, wave: WaveId, parts: Sequence[Partial], now: int) -> None:
-        def merged(total: Partial | None, refused: tuple[int, ...], at: int) -> None:
-            for _ in refused:
-                self.forest.count("partials_refused")
-            self.forest.hand_in(app_id, wave, total, at)
+    def combine(self, app_id: AppId, wave: WaveId, parts: Sequence[HandedIn], now: int) -> None:
+        def merged(result: Combined, at: int) -> None:
+            absent = self.left_out(parts, result)
+            self.forest.hand_in(app_id, wave, result.total, at, absent)
 
-        combine(app_id, parts, self.jobs, merged, now)
+        app = self.apps.get(app_id)
+        if app is None:
+            self.forest.hand_in(app_id, wave, None, now)
+        else:
+            combine(app.spec, [part for _, part in parts], self.me.id, self.jobs, merged, now)
 
-    def wave_closed(self, app_id: AppId, wave: WaveId, parts: Sequence[Partial], absent: int, now: int) -> None:
+    def left_out(self, parts: Sequence[HandedIn], result: Combined) -> int:
+        """Blame those who handed in what nobody may; how many members stand behind all that was left out."""
+        for index in result.refused:
+            self.forest.count("partials_refused")
+            if parts[index].sender != self.me.id:
+                self.out.penalize(parts[index].sender, Code.MALFORMED, "a value that cannot be added")
+        return sum(len(parts[index].partial.contributors) for index in result.left_out)
+
+    def wave_closed(self, app_id: AppId, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
         app = self.apps.get(app_id)
         if app is not None and app.coordinator is not None:
             app.coordinator.closed(wave, parts, absent, now)

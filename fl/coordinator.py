@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Value
 from pubsub.messages import MAX_METRICS, Head, Partial, WaveId
+from pubsub.ports import HandedIn
 
-from .aggregator import combine
+from .aggregator import Combined, combine
 from .messages import Order, Report, Work, decode_report, encode
+from .metrics import means
 from .notices import WaveStarted
 from .spec import AppSpec
 from .tasks import Finish, Finished
@@ -32,14 +34,19 @@ if TYPE_CHECKING:
 class Coordinator:
     """The root's state for one application, from the moment it is root until it is not."""
 
-    __slots__ = ("_head", "_history", "_host", "_opened", "_parts", "_retries", "_wave", "_work", "described", "spec")
+    __slots__ = (
+        "_asked_again", "_head", "_history", "_host", "_opened", "_parts", "_retries", "_wave", "_work",
+        "described", "spec",
+    )  # fmt: skip
 
     def __init__(self, spec: AppSpec, head: Head, host: Applications) -> None:
         self.spec, self._head, self._host = spec, head, host
         self._work = Work.DESCRIBE
         self._wave = WaveId(head.epoch, head.round, -1)
-        self._parts: list[Partial] = []
+        self._parts: list[HandedIn] = []
         self._opened = 0
+        self._asked_again = False
+        """A wave of this round was opened for those whose contributions could not be used."""
         self._retries = 0
         """Times that this round was opened again for want of contributions."""
         self._history: deque[int] = deque(maxlen=host.config.history)
@@ -47,7 +54,7 @@ class Coordinator:
 
     def start(self, now: int) -> None:
         """Go on from the head."""
-        self._parts, self._retries = [], 0
+        self._parts, self._retries, self._asked_again = [], 0, False
         if self._head.round == 0 and not self.described:
             self._work = Work.DESCRIBE
             self._open(self._wave.wave + 1, now, round_=0)
@@ -70,7 +77,7 @@ class Coordinator:
         self._host.open_wave(self.spec.id, self._wave, self._head, order, self._contributors(), self._remaining(), now)
 
     def _contributors(self) -> tuple[NodeId, ...]:
-        return tuple(sorted(member for part in self._parts for member in part.contributors))
+        return tuple(sorted(member for _, part in self._parts for member in part.contributors))
 
     def _remaining(self) -> int:
         """Time for a wave: from what complete ones took; 0 when there is no history.  The first question, which makes
@@ -82,7 +89,7 @@ class Coordinator:
             return 0
         return int(config.patience * max(self._history)) + config.slack
 
-    def closed(self, wave: WaveId, parts: Sequence[Partial], absent: int, now: int) -> None:
+    def closed(self, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
         """All that the wave brought.  Enough?  Then the round is decided; else another wave."""
         if wave != self._wave:
             return
@@ -110,16 +117,25 @@ class Coordinator:
         wave = self._wave
         self._host.status(self.spec.id, "running", "", now)
 
-        def merged(total: Partial | None, refused: tuple[int, ...], at: int) -> None:
+        def merged(result: Combined, at: int) -> None:
             if wave == self._wave and self._host.reigns(self):
-                self._merged(total, at)
+                self._merged(result, at)
 
         if self._parts or self._work is not Work.EVALUATE:
-            combine(self.spec.id, self._parts, self._host.jobs, merged, now)
+            parts = [part for _, part in self._parts]
+            combine(self.spec, parts, self._host.me.id, self._host.jobs, merged, now)
         else:
-            self._merged(Partial(0.0, EMPTY, ()), now)
+            self._merged(Combined(Partial(0.0, EMPTY, ())), now)
 
-    def _merged(self, total: Partial | None, now: int) -> None:
+    def _merged(self, result: Combined, now: int) -> None:
+        """The sum is there, perhaps without some: those are asked again once, if the round has a wave left."""
+        total = result.total
+        if self._host.left_out(self._parts, result):
+            self._parts = [part for index, part in enumerate(self._parts) if index not in result.left_out]
+            if not self._asked_again and self._wave.wave + 1 < self._host.config.max_waves:
+                self._asked_again = True
+                self._open(self._wave.wave + 1, now, round_=self._wave.round)
+                return
         if total is None:
             self._again("no usable contribution", now)
         elif self._work is not Work.EVALUATE and len(total.contributors) < self.spec.min_workers:
@@ -161,7 +177,7 @@ class Coordinator:
 
     def _propose(self, total: Partial, model: Value, state: Value, now: int) -> None:
         report, closing = self._judge(dict(total.metrics))
-        metrics = dict(sorted(total.metrics.items())[:MAX_METRICS])
+        metrics = dict(total.metrics)
         if self._wave.round == 1:
             room = MAX_METRICS - len(metrics)
             metrics.update([item for item in sorted(self.described.items()) if item[0] not in metrics][:room])
@@ -186,9 +202,9 @@ class Coordinator:
         """Early stopping looks at the metric of the model that this round started from."""
         report, stop = decode_report(self._head.report), self.spec.stop
         last = self._wave.round >= self.spec.rounds
-        if stop is None or not metrics.get(stop.metric + ".n"):
+        value = means(metrics).get(stop.metric) if stop is not None else None
+        if stop is None or value is None:
             return Report(report.best, report.best_round, report.stale_rounds, last or report.closing), last
-        value = metrics[stop.metric] / metrics[stop.metric + ".n"]
         gain = 0.0 if report.best is None else (value - report.best) * (1 if stop.maximise else -1)
         if report.best is None or gain > stop.delta:
             return Report(value, self._wave.round - 1, 0, last), last

@@ -72,6 +72,9 @@ class AppSpec(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Workers measure the incoming model on their own held-out data before they train."""
     parent_model: str = ""
     """NAME@VERSION that this run continues from, for the lineage."""
+    layout: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
+    """SHA-256 of the header of the initial model: names and shapes of all tensors.  Every update is compared with it,
+    on nodes that hold no model too; without it only an initial model that rides along tells what an update must be."""
 
     @property
     def id(self) -> ids.AppId:

@@ -47,9 +47,13 @@ class Describe(Task):
 
 
 class Merge(Task):
-    """Add the ``inputs`` in the given order (child-id order) in double precision."""
+    """Add the ``inputs`` in the given order (child-id order) in double precision, but for those that cannot be added:
+    each is compared with what the descriptor says of the model, never with another input."""
 
+    spec: AppSpec
     inputs: tuple[Value, ...]
+    members: tuple[int, ...]
+    """How many contributors stand behind each input: bounds are so much per contributor."""
 
 
 class Finish(Task):
@@ -76,11 +80,15 @@ class Contribution(msgspec.Struct, frozen=True, gc=False):
 
 
 class Merged(msgspec.Struct, frozen=True, gc=False):
-    """Result of Merge."""
+    """Result of Merge.  What was left out is named by its index among the inputs."""
 
     value: Value
+    """The sum; the input itself when only one was added, empty when none was."""
     rejected: tuple[int, ...] = ()
-    """Inputs that were left out: not tensors, of another shape, or not finite."""
+    """Not tensors, other tensors than the model's, or numbers that nobody can have: whoever handed one in could have
+    seen it."""
+    lost: tuple[int, ...] = ()
+    """Not in this node's store any more: nobody's fault."""
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):

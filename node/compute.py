@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from fl import aggregate
+from fl import aggregate, execute
 from fl.tasks import Contribution, Describe, Evaluate, Finish, Finished, Merge, Merged, Train, describe
 from protocol.errors import MyceliaError, UsageError
 from protocol.events import ComputeDone, Event
@@ -105,9 +105,13 @@ class TaskRunner:
 
     async def _merge(self, task: Merge) -> Merged:
         with ExitStack() as held:
-            inputs = [self._buffer(value, held) for value in task.inputs]
-            total = await self._off_loop(inputs, lambda: aggregate.merge(inputs))
-        return Merged(await self._value(total))
+            inputs = [
+                self._buffer(value, held) if not value.blob or self._artifacts.has(value.blob) else None
+                for value in task.inputs
+            ]
+            here = [content for content in inputs if content is not None]
+            merged, content = await self._off_loop(here, lambda: execute.merge(task, inputs))
+        return execute.with_value(merged, await self._value(content)) if content else merged
 
     async def _finish(self, task: Finish) -> Finished:
         spec = task.spec

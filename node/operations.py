@@ -14,7 +14,7 @@ import msgspec
 from dht import records
 from dht.messages import Record
 from dht.records import Kind
-from fl import codec
+from fl import aggregate, codec
 from fl.applications import decode_spec
 from fl.notices import FindVoters, Follow, Publish, ReplicasFound
 from fl.spec import AppSpec
@@ -199,6 +199,7 @@ class Operations:
             initial=await self._value(initial),
             bundle=await self._value(bundle),
             parent_model=parent,
+            layout=aggregate.layout_of(initial),
         )
 
     async def _value(self, content: bytes) -> Value:

@@ -152,10 +152,10 @@ class Forest:
         """The local role's part in ``wave``; False when it is too late."""
         return app in self.groves and self.groves[app].waves.contribute(wave, partial, now)
 
-    def hand_in(self, app: AppId, wave: WaveId, partial: Partial | None, now: int) -> None:
-        """Answer to ``Roles.combine``."""
+    def hand_in(self, app: AppId, wave: WaveId, partial: Partial | None, now: int, absent: int = 0) -> None:
+        """Answer to ``Roles.combine``; ``absent``: members who stand behind what had to be left out."""
         if app in self.groves:
-            self.groves[app].waves.hand_in(wave, partial, now)
+            self.groves[app].waves.hand_in(wave, partial, now, absent)
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -48,6 +48,14 @@ class OpenWave(msgspec.Struct, frozen=True, gc=False):
     """False for a node that cannot know whether an earlier life of it already handed in its part."""
 
 
+class HandedIn(NamedTuple):
+    """A partial, and who answers for it."""
+
+    sender: NodeId
+    """The child that sent it; this node for its own contribution."""
+    partial: Partial
+
+
 class Overlay(Protocol):
     """The ring, as far as the forest uses it."""
 
@@ -70,11 +78,11 @@ class Roles(Protocol):
         """Work, then call ``Forest.contribute`` with a partial or None."""
         ...
 
-    def combine(self, app: AppId, wave: WaveId, parts: Sequence[Partial], now: int) -> None:
+    def combine(self, app: AppId, wave: WaveId, parts: Sequence[HandedIn], now: int) -> None:
         """Merge ``parts`` (child-id order), then call ``Forest.hand_in``."""
         ...
 
-    def wave_closed(self, app: AppId, wave: WaveId, parts: Sequence[Partial], absent: int, now: int) -> None:
+    def wave_closed(self, app: AppId, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
         """At the root: all that the wave brought."""
         ...
 

@@ -36,7 +36,7 @@ from .config import TreeConfig
 from .holdings import Holdings
 from .messages import MAX_MEMBERS, NO_WAVE, Head, Partial, WaveId, WaveOpen, WaveUp
 from .partials import flaw
-from .ports import OpenWave, Roles
+from .ports import HandedIn, OpenWave, Roles
 from .tree import Tree
 
 _WAITING = object()
@@ -171,7 +171,7 @@ class Waves:
             self._answered(peer, None, absent, now)
         elif (code := flaw(partial)) is not None:
             self._out.penalize(peer, code, "partial")
-            self._answered(peer, None, absent, now)
+            self._answered(peer, None, absent + max(len(partial.contributors), 1), now)
         else:
             self._arriving[peer] = True
             self._holdings.ensure(
@@ -179,7 +179,7 @@ class Waves:
                 (peer,),
                 lambda at: self._arrived(peer, wave, partial, absent, at),
                 now,
-                failed=lambda at: self._arrived(peer, wave, None, absent + 1, at),
+                failed=lambda at: self._arrived(peer, wave, None, absent + len(partial.contributors), at),
             )
 
     def _waits(self, peer: NodeId, wave: WaveId) -> bool:
@@ -190,9 +190,10 @@ class Waves:
         if not self._waits(peer, wave):
             self._count("late_partials")
             return
-        if partial is not None and not self._fits(peer, partial):
-            partial = None
-        self._answered(peer, partial, absent, now)
+        if partial is None or self._fits(peer, partial):
+            self._answered(peer, partial, absent, now)
+        else:
+            self._answered(peer, None, absent + len(partial.contributors), now)
 
     def _answered(self, peer: NodeId, partial: Partial | None, absent: int, now: int) -> None:
         self._arriving.pop(peer, None)
@@ -283,22 +284,21 @@ class Waves:
         elif not parts:
             self._ready = WaveUp(self._tree.app, wave.id, None, self._missing)
             self._flush(now)
-        elif len(parts) == 1:
-            self.hand_in(wave.id, parts[0], now)
         else:
             self._roles.combine(self._tree.app, wave.id, parts, now)
 
-    def _in_order(self) -> Sequence[Partial]:
+    def _in_order(self) -> Sequence[HandedIn]:
         """Child-id order, so that a float sum does not depend on who answered first."""
         parts = dict(self._parts)
         if isinstance(self._own, Partial):
             parts[self._tree.me.id] = self._own
-        return [parts[member] for member in sorted(parts)]
+        return [HandedIn(member, parts[member]) for member in sorted(parts)]
 
-    def hand_in(self, wave: WaveId, partial: Partial | None, now: int) -> None:
+    def hand_in(self, wave: WaveId, partial: Partial | None, now: int, absent: int = 0) -> None:
         """The merged partial of this subtree is ready; None when nothing of it could be used."""
         if wave != self.current or self.sent == wave or self._tree.is_root:
             return
+        self._missing = min(self._missing + absent, MAX_MEMBERS)
         self._ready = WaveUp(self._tree.app, wave, partial, self._missing)
         self._flush(now)
 

@@ -73,6 +73,8 @@ class IntegerCompute:
     def run(self, host: Host, task: Any) -> Outcome:
         """Raises nothing: what cannot be computed comes back as an error, as from a worker process."""
         self._jobs += 1
+        if isinstance(task, tasks.Merge):
+            return self._merge(host, task)
         for value in _inputs(task):
             if value.blob and not self._artifacts.holds(host, value.blob):
                 return Outcome(None, f"artifact {value.blob.hex()[:8]} is not in the store", MILLISECOND)
@@ -82,17 +84,22 @@ class IntegerCompute:
             _, weight = contribution(task.spec, 0, host.id, 0)
             measured = tasks.Contribution(EMPTY, float(weight), _metrics(weight))
             return Outcome(measured, "", self._duration(host, 0.1))
-        if isinstance(task, tasks.Merge):
-            total = sum(self.integer(value) for value in task.inputs)
-            size = max((value.size for value in task.inputs), default=0)
-            merged = tasks.Merged(self.value(host, total, size))
-            return Outcome(merged, "", self._moving(size * len(task.inputs)))
         assert isinstance(task, tasks.Finish), task
         model = self.integer(task.model) + self.integer(task.total)
         state = self.integer(task.state) + 1
         size = task.spec.initial.size
         finished = tasks.Finished(self.value(host, model, size), self.value(host, state, 32))
         return Outcome(finished, "", self._moving(2 * size))
+
+    def _merge(self, host: Host, task: tasks.Merge) -> Outcome:
+        """What a layout is to tensors, the size of the model is to an integer."""
+        size, inputs = task.spec.initial.size, list(enumerate(task.inputs))
+        lost = [at for at, value in inputs if value.blob and not self._artifacts.holds(host, value.blob)]
+        rejected = [at for at, value in inputs if at not in lost and value.size != size]
+        kept = [value for at, value in inputs if at not in lost and at not in rejected]
+        total = self.value(host, sum(map(self.integer, kept)), size) if kept else EMPTY
+        took = self._moving(sum(value.size for value in kept))
+        return Outcome(tasks.Merged(total, tuple(rejected), tuple(lost)), "", took)
 
     def integer(self, value: Value) -> int:
         """The integer that ``value`` holds or names."""
@@ -131,8 +138,6 @@ def _metrics(weight: int) -> dict[str, float]:
 def _inputs(task: Any) -> tuple[Value, ...]:
     if isinstance(task, tasks.Train | tasks.Evaluate):
         return (task.model,)
-    if isinstance(task, tasks.Merge):
-        return task.inputs
     if isinstance(task, tasks.Finish):
         return task.model, task.state, task.total
     return ()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dht.records import Kind, sign_record
-from fl import metrics
+from fl import aggregate, metrics
 from fl import spec as specs
 from fl.data.binding import Binding
 from fl.notices import (
@@ -165,7 +165,7 @@ class Emulation:
             rounds=app.rounds, initial=self._compute.value(host, initial), home=host.contact, data=app.data,
             schema=dict(app.schema), strategy=app.strategy, options=dict(app.options), seed=app.seed,
             fan_out=app.fan_out, fraction=app.fraction, min_workers=max(app.min_workers, len(self.hosts)),
-            quorum=app.quorum, stop=app.stop,
+            quorum=app.quorum, stop=app.stop, layout=aggregate.layout_of(initial),
         )  # fmt: skip
         self.result = Emulated(spec, tuple(each.id for each in self.hosts), model=initial)
         expires = (EPOCH_NS + now) // SECOND + 30 * 24 * 3600

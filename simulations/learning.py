@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fl import aggregate, tasks
+from fl import aggregate, execute, tasks
 from protocol.errors import MyceliaError
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, INLINE_LIMIT, Value
@@ -46,7 +46,8 @@ class LearningCompute:
 
     def _result(self, host: Host, task: Any) -> Any:
         if isinstance(task, tasks.Merge):
-            return tasks.Merged(self.value(host, aggregate.merge([self.content(value) for value in task.inputs])))
+            merged, content = execute.merge(task, [self._found(host, value) for value in task.inputs])
+            return execute.with_value(merged, self.value(host, content)) if content else merged
         if isinstance(task, tasks.Finish):
             model, state = aggregate.finish(
                 task.spec.strategy, task.spec.options, self.content(task.model), self.content(task.state),
@@ -69,6 +70,9 @@ class LearningCompute:
     def content(self, value: Value) -> bytes:
         """The bytes that ``value`` holds or names."""
         return bytes(self._artifacts.content(value.blob)) if value.blob else value.inline
+
+    def _found(self, host: Host, value: Value) -> bytes | None:
+        return None if value.blob and not self._artifacts.holds(host, value.blob) else self.content(value)
 
     def value(self, host: Host, content: bytes) -> Value:
         """``content`` as a value; ``host`` then holds it if it is too large to ride along."""

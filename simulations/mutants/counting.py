@@ -10,7 +10,7 @@ from fl.messages import Order
 from fl.worker import Worker
 from protocol.ids import NodeId
 from pubsub.messages import Partial, WaveOpen, WaveUp
-from pubsub.ports import OpenWave
+from pubsub.ports import HandedIn, OpenWave
 from pubsub.waves import Waves
 
 from .planting import patched, together
@@ -120,11 +120,11 @@ def contributor_forgotten() -> AbstractContextManager[None]:
     """The merge of a subtree names one contributor too few."""
     original = Waves._in_order
 
-    def in_order(self: Waves) -> Sequence[Partial]:
+    def in_order(self: Waves) -> Sequence[HandedIn]:
         parts = list(original(self))
         if len(parts) > 2:
-            last = parts[-1]
-            parts[-1] = Partial(last.weight, last.value, last.contributors[1:], last.metrics)
+            sender, last = parts[-1]
+            parts[-1] = HandedIn(sender, Partial(last.weight, last.value, last.contributors[1:], last.metrics))
         return parts
 
     return patched(Waves, "_in_order", in_order)

@@ -25,8 +25,8 @@ MODEL = Value(1, b"\x05")
 
 
 def spec(**fields: Any) -> AppSpec:
-    given: dict[str, Any] = {"rounds": 3, "data": "digits", **fields}
-    return AppSpec("app", OWNER, b"salt", 0, PEERS[:3], initial=MODEL, home=PEERS[0], **given)
+    given: dict[str, Any] = {"rounds": 3, "data": "digits", "initial": MODEL, **fields}
+    return AppSpec("app", OWNER, b"salt", 0, PEERS[:3], home=PEERS[0], **given)
 
 
 def partial(member: Contact, number: int, weight: float = 1.0, **metrics: float) -> Partial:
@@ -69,6 +69,8 @@ class FakeForest:
         self.proposed: list[Head] = []
         self.contributed: list[tuple[WaveId, Partial | None]] = []
         self.handed_in: list[Partial | None] = []
+        self.absent: list[int] = []
+        """Members behind what was left out of each."""
         self.counted: list[str] = []
         self.joined: list[AppId] = []
         self.known: list[Genesis] = []
@@ -96,8 +98,9 @@ class FakeForest:
         self.contributed.append((wave, part))
         return True
 
-    def hand_in(self, app: AppId, wave: WaveId, part: Partial | None, now: int) -> None:
+    def hand_in(self, app: AppId, wave: WaveId, part: Partial | None, now: int, absent: int = 0) -> None:
         self.handed_in.append(part)
+        self.absent.append(absent)
 
     def count(self, name: str) -> None:
         self.counted.append(name)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from fl import aggregate, codec
 from protocol.errors import AggregationError, UsageError
+from pubsub.messages import MAX_MEMBERS
+from pubsub.partials import MAX_SUM
 
 RNG = np.random.default_rng(0)
 
@@ -117,6 +119,29 @@ def test_check_update_wants_the_tensors_of_the_model() -> None:
     aggregate.check_update(content, codec.encode(model(2.0)))
     with pytest.raises(AggregationError, match="differ"):
         aggregate.check_update(codec.encode({"w": np.zeros(1)}), content)
+
+
+def test_an_update_is_compared_with_the_descriptor_and_never_with_another_update() -> None:
+    content = codec.encode(model())
+    layout = aggregate.layout_of(content)
+    assert aggregate.fits(content, layout, 1)
+    assert not aggregate.fits(codec.encode({"w": np.zeros(1)}), layout, 1)
+    for junk in (b"", b"junk", content[:-1], content + b"\0"):
+        assert not aggregate.fits(junk, layout, 1)
+
+
+def test_bounds_are_such_that_sums_within_them_are_within_them() -> None:
+    """Otherwise an honest node would be blamed for adding up what liars handed in at the very edge."""
+    edge = codec.encode({"w": np.array([MAX_SUM, -MAX_SUM, 1.0], np.float32)})
+    layout = aggregate.layout_of(edge)
+    assert aggregate.fits(edge, layout, 1)
+    total, members = edge, 1
+    while members < MAX_MEMBERS:
+        total, members = aggregate.merge([total, total, edge]), 2 * members + 1
+        assert aggregate.fits(total, layout, members)
+    assert not aggregate.fits(aggregate.merge([edge, edge]), layout, 1)
+    for bad in (np.nan, np.inf, -np.inf):
+        assert not aggregate.fits(codec.encode({"w": np.array([0, bad, 0], np.float32)}), layout, MAX_MEMBERS)
 
 
 def test_server_momentum_carries_over_rounds() -> None:

@@ -15,10 +15,12 @@ from fl.applications import decode_head, decode_spec, voters_version
 from fl.messages import Order, Work, encode
 from fl.notices import RoleChanged, RoundCommitted, StatusChanged
 from fl.tasks import Contribution, Merged
-from protocol.effects import CancelCompute
+from protocol.effects import CancelCompute, Penalize
+from protocol.errors import Code
 from protocol.ids import blob_id, ring_id
 from protocol.messages import EMPTY, Contact, Value
 from pubsub.messages import Head, Partial, WaveId
+from pubsub.ports import HandedIn
 from tests.fl.roles import ME, OWNER, PEERS, Stage, partial, spec
 
 KEY = b"root's public key"
@@ -356,13 +358,15 @@ def test_calls_about_unknown_applications_change_nothing() -> None:
     assert stage.notices == []
 
 
-def test_a_merge_counts_what_it_refused() -> None:
+def test_who_handed_in_what_a_merge_refused_is_blamed_and_nobody_else() -> None:
     stage = Stage().learned(bound=False)
-    parts = [partial(PEERS[0], 1), partial(PEERS[1], 2)]
+    parts = [HandedIn(peer.id, partial(peer, index)) for index, peer in enumerate(PEERS[:3])]
     stage.roles.combine(stage.app, WaveId(1, 1, 0), parts, 0)
-    stage.finish(Merged(Value(1, b"\x01"), rejected=(1,)))
+    stage.finish(Merged(Value(1, b"\x01"), rejected=(1,), lost=(2,)))
     assert stage.forest.counted == ["partials_refused"]
+    assert [(effect.peer, effect.code) for effect in stage(Penalize)] == [(PEERS[1].id, Code.MALFORMED)]
     assert stage.forest.handed_in == [Partial(1.0, Value(1, b"\x01"), (PEERS[0].id,))]
+    assert stage.forest.absent == [2]
 
 
 def test_specs_of_the_tests_are_sound() -> None:

@@ -11,9 +11,12 @@ from fl.messages import Report, Work, decode_report, encode
 from fl.notices import DataDescribed, StatusChanged, SteppedDown, TookOver
 from fl.spec import Stop
 from fl.tasks import Finish, Finished, Merge, Merged
+from protocol.effects import Penalize
+from protocol.errors import Code
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Value
 from pubsub.messages import MAX_METRICS, Partial, WaveId
+from pubsub.ports import HandedIn
 from tests.fl.roles import ME, MODEL, PEERS, SECOND, Stage, partial
 
 
@@ -28,7 +31,8 @@ def reigning(round_: int = 1, report: Report | None = None, **fields: Any) -> St
 def close(stage: Stage, *parts: Partial, absent: int = 0, after: int = 0) -> None:
     """The wave that was opened last brings ``parts``."""
     stage.now += after
-    stage.roles.wave_closed(stage.app, stage.forest.opened[-1][0], parts, absent, stage.now)
+    handed = [HandedIn(part.contributors[0], part) for part in parts]
+    stage.roles.wave_closed(stage.app, stage.forest.opened[-1][0], handed, absent, stage.now)
 
 
 def opened(stage: Stage) -> list[tuple[WaveId, Work]]:
@@ -47,8 +51,7 @@ def commit(stage: Stage) -> None:
 def round_over(stage: Stage, *parts: Partial, after: int = 0) -> None:
     """One whole round, up to the commit."""
     close(stage, *parts, after=after)
-    if len(parts) > 1:
-        stage.finish(Merged(Value(1, b"\x01")))
+    stage.finish(Merged(Value(1, b"\x01")))
     stage.finish(Finished(Value(1, b"\x06"), EMPTY))
     commit(stage)
 
@@ -70,7 +73,7 @@ def test_a_round_is_merged_finished_proposed_and_the_next_one_opened() -> None:
     stage = reigning()
     assert opened(stage) == [(WaveId(1, 2, 0), Work.TRAIN)]
     close(stage, A, B)
-    assert stage.tasks == [Merge(stage.app, (A.value, B.value))]
+    assert stage.tasks == [Merge(stage.app, stage.spec, (A.value, B.value), (1, 1))]
     stage.finish(Merged(Value(1, b"\x03")))
     assert stage.tasks[-1] == Finish(stage.app, stage.spec, 2, MODEL, EMPTY, Value(1, b"\x03"), 2.0)
     stage.finish(Finished(Value(1, b"\x08"), Value(1, b"s")))
@@ -92,7 +95,7 @@ def test_absentees_get_two_more_waves_and_only_they_are_asked() -> None:
     assert closed(stage) == tuple(sorted(A.contributors + B.contributors))
     close(stage, absent=1)
     assert len(stage.forest.opened) == 3
-    assert stage.tasks == [Merge(stage.app, (A.value, B.value))]
+    assert stage.tasks == [Merge(stage.app, stage.spec, (A.value, B.value), (1, 1))]
 
 
 def test_too_few_contributors_are_waited_for_and_kept() -> None:
@@ -104,7 +107,7 @@ def test_too_few_contributors_are_waited_for_and_kept() -> None:
     assert opened(stage)[-1][0] == WaveId(1, 2, 1)
     assert closed(stage) == A.contributors
     close(stage, B)
-    assert stage.tasks == [Merge(stage.app, (A.value, B.value))]
+    assert stage.tasks == [Merge(stage.app, stage.spec, (A.value, B.value), (1, 1))]
     assert stage.said(StatusChanged)[-1].status == "running"
 
 
@@ -144,12 +147,14 @@ def test_a_description_that_too_few_gave_begins_anew() -> None:
 def test_a_failed_step_begins_the_round_anew() -> None:
     stage = reigning()
     close(stage, A)
+    stage.finish(Merged(A.value))
     stage.finish(None, "the strategy divided by zero")
     assert stage.said(StatusChanged)[-1].detail == "the strategy divided by zero"
     assert not stage.forest.proposed
     stage.tick()
     assert closed(stage) == ()
     close(stage, A)
+    stage.finish(Merged(A.value))
     stage.finish(Finished(Value(1, b"\x06"), EMPTY))
     assert len(stage.forest.proposed) == 1
 
@@ -157,6 +162,10 @@ def test_a_failed_step_begins_the_round_anew() -> None:
 def test_refused_partials_do_not_count_towards_the_least_number() -> None:
     stage = reigning(min_workers=2)
     close(stage, A, B)
+    stage.finish(Merged(Value(1, b"\x03"), rejected=(1,)))
+    assert opened(stage)[-1][0] == WaveId(1, 2, 1)
+    assert closed(stage) == A.contributors
+    close(stage, B)
     stage.finish(Merged(Value(1, b"\x03"), rejected=(1,)))
     assert not [task for task in stage.tasks if isinstance(task, Finish)]
     assert stage.said(StatusChanged)[-1].status == "waiting"
@@ -168,7 +177,7 @@ def test_refused_partials_do_not_count_towards_the_least_number() -> None:
 
 def test_what_another_wave_or_reign_brings_is_ignored() -> None:
     stage = reigning()
-    stage.roles.wave_closed(stage.app, WaveId(1, 1, 0), [A], 0, 0)
+    stage.roles.wave_closed(stage.app, WaveId(1, 1, 0), [HandedIn(PEERS[0].id, A)], 0, 0)
     assert stage.tasks == []
     close(stage, A, B)
     stage.roles.unrooted(stage.app, 2, 0)
@@ -241,6 +250,7 @@ def test_an_end_that_nobody_evaluates_is_an_end() -> None:
 def test_without_evaluation_the_last_round_is_the_end() -> None:
     stage = reigning(2, evaluate=False)
     close(stage, A)
+    stage.finish(Merged(A.value))
     stage.finish(Finished(Value(1, b"\x06"), EMPTY))
     assert stage.forest.proposed[-1].finished
 
@@ -325,3 +335,25 @@ def test_a_head_names_no_more_metrics_than_a_message_can() -> None:
     close(stage, Partial(1.0, Value(1, b"\x01"), (ME.id,), many))
     stage.finish(Finished(Value(1, b"\x06"), EMPTY))
     assert len(stage.forest.proposed[-1].metrics) == MAX_METRICS
+
+
+def test_a_weight_without_its_metric_does_not_stop_a_round() -> None:
+    """From a voter of an older life, say: partials that arrive with one are refused before."""
+    stage = reigning(stop=Stop("loss", patience=2))
+    close(stage, Partial(1.0, Value(1, b"\x01"), (PEERS[0].id,), {"loss.n": 4.0}))
+    stage.finish(Merged(Value(1, b"\x01")))
+    stage.finish(Finished(Value(1, b"\x06"), EMPTY))
+    assert len(stage.forest.proposed) == 1
+
+
+def test_a_rejected_part_is_not_committed_and_its_members_are_asked_once_more() -> None:
+    stage = reigning()
+    close(stage, A, B)
+    stage.finish(Merged(A.value, rejected=(1,)))
+    assert [(effect.peer, effect.code) for effect in stage(Penalize)] == [(PEERS[1].id, Code.MALFORMED)]
+    assert opened(stage)[-1][0] == WaveId(1, 2, 1)
+    close(stage, B)
+    stage.finish(Merged(A.value, rejected=(1,)))
+    stage.finish(Finished(Value(1, b"\x06"), EMPTY))
+    (head,) = stage.forest.proposed
+    assert head.contributors == A.contributors

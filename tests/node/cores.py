@@ -133,7 +133,7 @@ class Machine:
             case Finish():
                 return Finished(value(number(task.model) + number(task.total)), EMPTY)
             case Describe() | Evaluate():
-                return Contribution(EMPTY, 1.0, {"data.n": 10.0})
+                return Contribution(EMPTY, 1.0, {"data": 5.0, "data.n": 10.0})
             case _:
                 raise NotImplementedError(task)
 

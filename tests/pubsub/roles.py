@@ -11,7 +11,7 @@ from protocol.ids import AppId, NodeId
 from protocol.messages import Value
 from pubsub.forest import Forest
 from pubsub.messages import Head, Partial, WaveId
-from pubsub.ports import OpenWave
+from pubsub.ports import HandedIn, OpenWave
 
 if TYPE_CHECKING:
     from tests.pubsub.harness import Host
@@ -80,7 +80,7 @@ class IntegerRoles:
             wave = self._busy.pop(round_, None)
             if wave is not None:
                 self.trained.append(round_)
-                part = Partial(1.0, self.value(self.number(self._host.id, round_)), (self._host.id,), {"n": 1.0})
+                part = Partial(1.0, self.value(self.number(self._host.id, round_)), (self._host.id,), {"c": 1.0})
                 self._kept[round_] = part
                 self.forest.contribute(app, wave, part, now)
 
@@ -92,14 +92,14 @@ class IntegerRoles:
 
     # ---- aggregator -------------------------------------------------------------------------------------------------
 
-    def combine(self, app: AppId, wave: WaveId, parts: Sequence[Partial], now: int) -> None:
-        self.forest.hand_in(app, wave, self.merge(parts), now)
+    def combine(self, app: AppId, wave: WaveId, parts: Sequence[HandedIn], now: int) -> None:
+        self.forest.hand_in(app, wave, self.merge([part for _, part in parts]), now)
 
     @classmethod
     def merge(cls, parts: Sequence[Partial]) -> Partial:
         members = sorted(member for part in parts for member in part.contributors)
         total = cls.value(sum(cls.integer(part.value) for part in parts))
-        return Partial(sum(part.weight for part in parts), total, tuple(members), {"n": float(len(members))})
+        return Partial(sum(part.weight for part in parts), total, tuple(members), {"c": float(len(members))})
 
     # ---- coordinator ------------------------------------------------------------------------------------------------
 
@@ -125,11 +125,11 @@ class IntegerRoles:
         closed = tuple(sorted(member for part in self._parts for member in part.contributors))
         self.forest.groves[app].waves.open(self._wave, head.lean(), b"", closed, 0, now)
 
-    def wave_closed(self, app: AppId, wave: WaveId, parts: Sequence[Partial], absent: int, now: int) -> None:
+    def wave_closed(self, app: AppId, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
         head = self._head
         if head is None or wave != self._wave:
             return
-        self._parts.extend(parts)
+        self._parts.extend(part for _, part in parts)
         total = self.merge(self._parts)
         if absent and wave.wave + 1 < MAX_WAVES:
             self._open(app, head, wave.wave + 1, now)

@@ -15,6 +15,7 @@ from protocol.errors import Code
 from protocol.messages import EMPTY, Value
 from pubsub.config import TreeConfig
 from pubsub.messages import MAX_MEMBERS, Committed, Partial, TreeBeat, TreeJoin, TreeWant, WaveId, WaveOpen, WaveUp
+from pubsub.partials import MAX_WEIGHT
 from tests.pubsub.harness import MS, SECOND, Host, Net
 from tests.pubsub.roles import IntegerRoles
 from tests.pubsub.test_tree import below, interior, settled
@@ -181,6 +182,11 @@ def working() -> Net:
         lambda part: Partial(1.0, part.value, part.contributors, {"loss": math.nan}),
         lambda part: Partial(1.0, part.value, part.contributors, {"loss": -math.inf}),
         lambda part: Partial(1e308, part.value, part.contributors),
+        lambda part: Partial(1e300, part.value, part.contributors),
+        lambda part: Partial(MAX_WEIGHT * 2, part.value, part.contributors),
+        lambda part: Partial(0.0, part.value, part.contributors),
+        lambda part: Partial(1.0, part.value, part.contributors, {"loss": 1.0, "loss.n": MAX_WEIGHT * 2}),
+        lambda part: Partial(1.0, part.value, part.contributors, {"loss": 1.0, "loss.n": 1e-300}),
     ],
 )
 def test_numbers_that_are_not_finite_are_a_penalty_and_nothing_else_is_lost(
@@ -190,9 +196,9 @@ def test_numbers_that_are_not_finite_are_a_penalty_and_nothing_else_is_lost(
     child = below(net, net.root)[0]
     root, child = crooked(net, change(Partial(1.0, IntegerRoles.value(7), (child.id,))))
     assert root.penalties[-1][:2] == (child.id, Code.NON_FINITE)
+    assert child.id not in root.grove().waves._parts
     net.run_until(net.finished)
-    assert child.id not in net.committed[net.app, 1].contributors
-    assert len(net.committed[net.app, 1].contributors) == 5
+    assert len(net.committed[net.app, 1].contributors) == 6, "a refused partial counts as absent: it is asked again"
 
 
 @pytest.mark.parametrize("value", [Value(3, b"ab"), Value(9, b"", b"short"), Value(0, b"", b"x" * 32)])
@@ -202,6 +208,21 @@ def test_a_value_that_contradicts_itself_is_a_penalty(value: Value) -> None:
     root, child = crooked(net, Partial(1.0, value, (child.id,)))
     assert root.penalties[-1][:2] == (child.id, Code.MALFORMED)
     net.run_until(net.finished)
+
+
+@pytest.mark.parametrize("metrics", [{"loss.n": 1.0}, {"loss": 1.0, "loss.n": 1.0, "loss.n.n": 1.0}, {"x" * 65: 1.0}])
+def test_a_metric_that_does_not_fit_its_weight_is_a_penalty(metrics: dict[str, float]) -> None:
+    net = working()
+    child = below(net, net.root)[0]
+    root, child = crooked(net, Partial(1.0, IntegerRoles.value(7), (child.id,), metrics))
+    assert root.penalties[-1][:2] == (child.id, Code.MALFORMED)
+    net.run_until(net.finished)
+
+
+def test_a_value_without_anybody_behind_it_is_a_penalty() -> None:
+    net = working()
+    root, child = crooked(net, Partial(1.0, IntegerRoles.value(7), ()))
+    assert root.penalties[-1][:2] == (child.id, Code.MALFORMED)
 
 
 def test_contributors_that_were_counted_already_are_a_penalty() -> None:

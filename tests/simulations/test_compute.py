@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fl import tasks
 from fl.spec import AppSpec
-from protocol.messages import EMPTY, INLINE_LIMIT, Contact, Value
+from protocol.messages import INLINE_LIMIT, Contact, Value
 from simulations.artifacts import Artifacts
 from simulations.compute import ComputeConfig, IntegerCompute, contribution
 from simulations.host import Host
@@ -33,7 +33,7 @@ def test_merging_is_exact_in_any_order(numbers: Sequence[int], random: object) -
     shuffled = list(numbers)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     inputs = tuple(compute.value(host, number, 64) for number in shuffled)
-    outcome = compute.run(host, tasks.Merge(APP, inputs))
+    outcome = compute.run(host, tasks.Merge(APP, spec(), inputs, (1,) * len(inputs)))
     assert compute.integer(outcome.result.value) == sum(numbers)
 
 
@@ -67,7 +67,7 @@ def test_finish_adds_the_total_and_counts_the_step() -> None:
 
 def test_what_is_not_in_the_store_is_an_error_not_an_exception() -> None:
     compute, host = lab()
-    outcome = compute.run(host, tasks.Merge(APP, (Value(100_000, b"", bytes(32)), EMPTY)))
+    outcome = compute.run(host, tasks.Train(APP, spec(), 1, Value(100_000, b"", bytes(32)), 1, False))
     assert outcome.result is None
     assert "is not in the store" in outcome.error
 
