@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from protocol.errors import MyceliaError, UsageError
 
-from . import mutants, reference
+from . import handover, mutants, reference
+from .elsewhere import ask, each
 from .run import Result, run
 from .scenario import load
 from .soak import CONFIDENCE_FACTOR, draw
@@ -59,7 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     mutant.add_argument("--only", default="", metavar="NAME", help="one mutant alone")
     mutant.set_defaults(call=_mutants)
 
-    for command in (one, soak, mutant):
+    over = commands.add_parser("handover", help="strike the root, and require that its rounds stay full")
+    over.add_argument("--seeds", type=int, default=20, help="seeds of each case (default: 20)")
+    over.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    over.add_argument("--only", default="", metavar="CASE", help="one case alone: " + ", ".join(handover.NAMES))
+    over.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    over.set_defaults(call=_handover)
+
+    for command in (one, soak, mutant, over):
         command.add_argument("--json", metavar="FILE", help="write the results there; - for standard output")
 
     keys = commands.add_parser("reference", help="print the reference of scenario files")
@@ -131,29 +138,17 @@ def _soaked(seeds: range, jobs: int) -> Iterator[dict[str, Any]]:
     if jobs == 1:
         yield from (run(draw(seed)).to_dict() for seed in seeds)
         return
-    with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(_soak_elsewhere, seeds)
+    yield from each(_soak_elsewhere, seeds, jobs)
 
 
 def _soak_elsewhere(seed: int) -> dict[str, Any]:
     """One seed in a process of its own, so that a core that raises takes down nothing but its seed."""
-    found, error = _elsewhere("soak", "--first", str(seed), "--seeds", "1")
+    found, error = ask("soak", "--first", str(seed), "--seeds", "1")
     if found is None:
         violation = {"rule": "raised", "at_s": 0.0, "text": error}
         return {"seed": seed, "ok": False, "events": 0, "faults": {}, "violations": [violation], "wall_s": 0.0}
     outcome: dict[str, Any] = found["runs"][0]
     return outcome
-
-
-def _elsewhere(*arguments: str) -> tuple[dict[str, Any] | None, str]:
-    """What ``python -m simulations ARGUMENTS`` writes as JSON; else None and the last line of its complaint."""
-    command = [sys.executable, "-m", "simulations", *arguments, "--jobs", "1", "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        found: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        return None, (done.stderr.strip().splitlines() or ["no output"])[-1]
-    return found, ""
 
 
 def _soak_line(outcome: dict[str, Any]) -> str:
@@ -188,13 +183,12 @@ def _hunted(names: list[str], seeds: int, jobs: int) -> Iterator[mutants.Hunt]:
     if jobs == 1:
         yield from (mutants.hunt(mutants.ALL[name], seeds) for name in names)
         return
-    with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(lambda name: _hunt_elsewhere(name, seeds), names)
+    yield from each(lambda name: _hunt_elsewhere(name, seeds), names, jobs)
 
 
 def _hunt_elsewhere(name: str, seeds: int) -> mutants.Hunt:
     """One mutant in a process of its own.  A bug that makes a core raise is caught as well."""
-    found, error = _elsewhere("mutants", "--only", name, "--seeds", str(seeds))
+    found, error = ask("mutants", "--only", name, "--seeds", str(seeds))
     if found is None:
         return mutants.Hunt(name, True, 1, f"raised: {error}")
     return mutants.Hunt(**found["mutants"][0])
@@ -205,6 +199,53 @@ def _control(options: argparse.Namespace, seeds: int) -> list[int]:
     wrong = [seed for seed in range(seeds) if not run(mutants.storm(seed), stop_early=True).ok]
     _say(options, f"control: {seeds} seeds without a bug, {len(wrong)} false alarms" + "".join(f" {s}" for s in wrong))
     return wrong
+
+
+# ---- handover -------------------------------------------------------------------------------------------------------
+
+SEEDS_PER_PROCESS = 5
+
+
+def _handover(options: argparse.Namespace) -> int:
+    if options.only and options.only not in handover.NAMES:
+        raise UsageError(f"there is no case {options.only}", "one of " + ", ".join(handover.NAMES))
+    if options.seeds < 1 or options.jobs < 1:
+        raise UsageError("--seeds and --jobs must be at least 1")
+    cases = [case for case in handover.CASES if options.only in ("", case.name)]
+    runs: dict[str, list[handover.Outcome]] = {case.name: [] for case in cases}
+    summaries = []
+    for case, outcomes in _struck(cases, range(options.first, options.first + options.seeds), options.jobs):
+        runs[case.name] += outcomes
+        if len(runs[case.name]) == options.seeds:
+            summaries.append(handover.summary(case.name, runs[case.name]))
+            _say(options, handover.line(summaries[-1]))
+    met = all(all(found["aims"].values()) for found in summaries)
+    _say(options, "all aims met" if met else "aims were missed")
+    everything = [dataclasses.asdict(outcome) for outcomes in runs.values() for outcome in outcomes]
+    _write(options.json, {"cases": summaries, "met": met, "runs": everything})
+    return 0 if met else VIOLATED
+
+
+def _struck(
+    cases: Sequence[handover.Case], seeds: range, jobs: int
+) -> Iterator[tuple[handover.Case, list[handover.Outcome]]]:
+    """Results case by case, a few seeds at a time."""
+    if jobs == 1:
+        yield from ((case, [handover.run_case(case, seed)]) for case in cases for seed in seeds)
+        return
+    parts = [
+        (case, seeds[at : at + SEEDS_PER_PROCESS]) for case in cases for at in range(0, len(seeds), SEEDS_PER_PROCESS)
+    ]
+    yield from zip((case for case, _ in parts), each(_strike_elsewhere, parts, jobs), strict=True)
+
+
+def _strike_elsewhere(part: tuple[handover.Case, range]) -> list[handover.Outcome]:
+    """Some seeds of one case in a process of their own."""
+    case, seeds = part
+    found, error = ask("handover", "--only", case.name, "--first", str(seeds[0]), "--seeds", str(len(seeds)))
+    if found is None:
+        return [handover.failed(case, seed, f"raised: {error}") for seed in seeds]
+    return [handover.Outcome(**outcome) for outcome in found["runs"]]
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------

@@ -35,8 +35,11 @@ from .network import Network
 Hook = Callable[[int, Host, ev.Event, list[fx.Effect]], None]
 """Called with (now, node, event, effects) after the effects were executed."""
 
+JobHook = Callable[[int, Host, Any, int], None]
+"""Called with (now, node, task, how long it will take in ns) when a computation starts."""
+
 Tap = Callable[[int, Host, Any], None]
-"""Called with (now, node, ``Send`` or ``Emit`` effect) before it is executed."""
+"""Called with (now, node, ``Send``, ``Emit`` or ``Penalize`` effect) before it is executed."""
 
 BACKLOG_LIMIT = 65536
 """Events that wait for a frozen process; its sockets hold no more."""
@@ -84,9 +87,10 @@ class Engine:
         self.by_id: dict[NodeId, Host] = {}
         self.events = 0
         self.penalties: Counter[Code] = Counter()
+        self.on_job: list[JobHook] = []
         self.on_event: list[Hook] = []
         self.taps: dict[type, list[Tap]] = {}
-        """Class of a message sent or of a notice emitted → who wants to see it."""
+        """Class of a message sent or of a notice emitted, or ``Penalize`` → who wants to see it."""
         self.links = Links(self.schedule, network, self.by_id, self.deliver, check_wire=check_wire)
         self.flows = Flows(self.schedule, network, self.by_id, self.artifacts, self.deliver)
         self.disks = Disks(self.schedule, disk or DiskConfig(), seed, self.deliver)
@@ -115,7 +119,8 @@ class Engine:
         return hasher.hexdigest()
 
     def tap(self, kind: type, tap: Tap) -> None:
-        """Show ``tap`` every effect that sends a message of type ``kind`` directly, or emits such a notice."""
+        """Show ``tap`` every effect that sends a message of type ``kind`` directly, or emits such a notice; or, for
+        ``Penalize``, every penalty."""
         self.taps.setdefault(kind, []).append(tap)
 
     # ---- hosts ----
@@ -301,6 +306,8 @@ class Engine:
         self._jobs[host.index, effect.job] = serial
         took = int(outcome.took_ns * host.compute_scale)
         done = ev.ComputeDone(effect.job, outcome.result, outcome.error)
+        for hook in self.on_job:
+            hook(self.schedule.now, host, effect.task, took)
         self.schedule.after(took, self._job_done, host, host.boot, serial, done)
 
     def _cancel_job(self, host: Host, effect: fx.CancelCompute) -> None:
@@ -317,6 +324,8 @@ class Engine:
 
     def _penalize(self, host: Host, effect: fx.Penalize) -> None:
         self.penalties[effect.code] += 1
+        for tap in self.taps.get(fx.Penalize, ()):
+            tap(self.schedule.now, host, effect)
 
 
 def _code(event: ev.Event) -> int:

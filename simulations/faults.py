@@ -13,7 +13,7 @@ from typing import Protocol
 from protocol.streams import Stream
 
 from .host import Host
-from .network import Cut, Noise
+from .network import Barrier, Cut, Noise, Pairs
 from .scenario import Faults, ns
 
 
@@ -32,9 +32,13 @@ class Target(Protocol):
 
     def thaw(self, host: Host) -> None: ...
 
-    def cut(self, cut: Cut) -> None: ...
+    def cut(self, cut: Barrier) -> None: ...
 
-    def heal(self, cut: Cut) -> None: ...
+    def heal(self, cut: Barrier) -> None: ...
+
+    def stop(self, application: int) -> None:
+        """The owner of an application stops it."""
+        ...
 
     def noise(self, noise: Noise | None) -> None: ...
 
@@ -50,8 +54,12 @@ class Fault:
     kind: str
     host: int = -1
     """Index of the member that it hits; -1 for whoever is root, or for no one in particular."""
-    cut: Cut | None = None
+    cut: Barrier | None = None
     noise: Noise | None = None
+    application: int = -1
+    """Index of the one that is stopped."""
+    factor: float = 1.0
+    """By how much the host is slower."""
 
     def carry_out(self, target: Target, victim: Host | None) -> None:
         """Do it to ``target``; ``victim`` is the host that it hits, if any."""
@@ -59,6 +67,10 @@ class Fault:
             (target.cut if self.kind != "heal" else target.heal)(self.cut)
         elif self.kind in ("noise", "quiet"):
             target.noise(self.noise)
+        elif self.application >= 0:
+            target.stop(self.application)
+        elif self.kind == "slow-compute" and victim is not None:
+            target.slow(victim, disk=1.0, compute=self.factor)
         elif victim is not None:
             _STRIKES[self.kind](target, victim)
 
@@ -73,7 +85,6 @@ _STRIKES = {
     "freeze": lambda target, host: target.freeze(host),
     "thaw": lambda target, host: target.thaw(host),
     "slow-disk": lambda target, host: target.slow(host, disk=100.0, compute=1.0),
-    "slow-compute": lambda target, host: target.slow(host, disk=1.0, compute=10.0),
     "full-speed": lambda target, host: target.slow(host, disk=1.0, compute=1.0),
 }
 
@@ -84,7 +95,7 @@ MENDS = frozenset({"return", "replace", "thaw", "heal", "noise", "quiet", "full-
 
 def kinds(faults: Faults) -> list[str]:
     """Names of the kinds of fault that ``faults`` asks for."""
-    crashes = faults.crash_share > 0 or faults.crash_root
+    crashes = faults.crash_share > 0 or faults.crash_root or faults.power_root
     wanted = {
         "crash": crashes and (faults.replace_share < 1 or faults.crash_root),
         "replace": faults.crash_share > 0 and faults.replace_share > 0,
@@ -97,6 +108,11 @@ def kinds(faults: Faults) -> list[str]:
         "reorder": faults.reorder > 0,
         "slow-disk": faults.slow_disks > 0,
         "slow-compute": faults.slow_compute > 0,
+        "pair-cut": faults.pair_cuts > 0 or faults.cut_beside_id,
+        "unreachable": faults.unreachable_share > 0,
+        "wrong-clock": faults.wrong_clocks > 0 or faults.clocks_beside_id,
+        "submitter-gone": faults.submitter_gone,
+        "stop": faults.stops > 0,
     }
     return [kind for kind, asked in wanted.items() if asked]
 
@@ -104,13 +120,14 @@ def kinds(faults: Faults) -> list[str]:
 class FaultPlan:
     """All faults of one run, in no particular order, with the time of each after the start of the window."""
 
-    def __init__(self, faults: Faults, hosts: int, seed: int) -> None:
+    def __init__(self, faults: Faults, hosts: int, seed: int, applications: int = 0) -> None:
         self.window = ns(faults.duration_s)
         self.entries: list[tuple[int, Fault]] = []
         self.pairs: list[tuple[int, int, str, str]] = []
         """(strike, mend, kind of strike, kind of mending) of what hits whoever is root at the time."""
         self._faults = faults
         self._hosts = hosts
+        self._applications = applications
         self._stream = Stream(seed, "faults")
         self._draw_crashes()
         self._draw_freezes()
@@ -120,6 +137,12 @@ class FaultPlan:
         if faults.loss or faults.duplicate or faults.reorder:
             noise = Noise(faults.loss, faults.duplicate, faults.reorder, ns(faults.late_s))
             self.entries += [(0, Fault("noise", noise=noise)), (self.window, Fault("quiet"))]
+        # A stream of their own: what is drawn for these shifts nothing of the above.
+        self._stream = Stream(seed, "faults", "pairs and owners")
+        self._draw_pairs()
+        self._draw_stops()
+        if faults.power_root:
+            self.pairs.append((*self._span(faults.return_s), "power", "return"))
 
     def _span(self, mean_s: float) -> tuple[int, int]:
         """From when to when something lasts: between a fifth and nine fifths of the mean, all of it in the window."""
@@ -163,6 +186,23 @@ class FaultPlan:
             self.entries += [(when, Fault("cut" if number < both else "one-way-cut", cut=cut))]
             self.entries += [(later, Fault("heal", cut=cut))]
 
+    def _draw_pairs(self) -> None:
+        """Broken routes between two, for a while each; and a share of all routes for as long as the window lasts."""
+        for _ in range(self._faults.pair_cuts):
+            when, later = self._span(self._faults.cut_s)
+            first, second = sorted(self._stream.sample(range(self._hosts), 2))
+            cut = Pairs(frozenset([(first, second)]))
+            self.entries += [(when, Fault("pair-cut", cut=cut)), (later, Fault("heal", cut=cut))]
+        share = self._faults.unreachable_share
+        if share:
+            every = ((a, b) for b in range(self._hosts) for a in range(b))
+            cut = Pairs(frozenset(pair for pair in every if self._stream.uniform() < share))
+            self.entries += [(0, Fault("unreachable", cut=cut)), (self.window, Fault("heal", cut=cut))]
+
+    def _draw_stops(self) -> None:
+        for index in self._stream.sample(range(self._applications), self._faults.stops):
+            self.entries.append((self._stream.below(self.window + 1), Fault("stop", application=index)))
+
     def _draw_blackouts(self) -> None:
         """Everybody at once; they do not all come back at the same moment."""
         for _ in range(self._faults.blackouts):
@@ -174,4 +214,5 @@ class FaultPlan:
     def _draw_slowness(self) -> None:
         for kind, count in (("slow-disk", self._faults.slow_disks), ("slow-compute", self._faults.slow_compute)):
             for index in self._stream.sample(range(self._hosts), count):
-                self.entries += [(0, Fault(kind, index)), (self.window, Fault("full-speed", index))]
+                fault = Fault(kind, index, factor=self._faults.slow_factor)
+                self.entries += [(0, fault), (self.window, Fault("full-speed", index))]

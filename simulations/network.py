@@ -5,8 +5,9 @@ distance, plus a share of jitter drawn per message.  That keeps the triangle ine
 networks, which is what proximity neighbour selection lives on (Castro et al. 2002, section 4).
 
 Faults are of two sorts.  A *cut* separates a group of hosts from all others, both ways or one way only, from one moment
-to another.  *Noise* loses, doubles or reorders single messages; a stream transport would hide it, and the protocol
-must not depend on its being hidden (a dialled path may change under a message, a daemon may drop from a full queue).
+to another; or it separates single *pairs* that can both talk to everybody else, as broken routes and firewalls do.
+*Noise* loses, doubles or reorders single messages; a stream transport would hide it, and the protocol must not depend
+on its being hidden (a dialled path may change under a message, a daemon may drop from a full queue).
 """
 
 from __future__ import annotations
@@ -87,6 +88,21 @@ class Cut:
         return self.outward if inside else self.inward
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """No packet crosses between the two hosts of any of ``pairs``, either way: both may talk to everybody else."""
+
+    pairs: frozenset[tuple[int, int]]
+    """Each pair with its smaller index first."""
+
+    def blocks(self, source: int, target: int) -> bool:
+        return ((source, target) if source < target else (target, source)) in self.pairs
+
+
+Barrier = Cut | Pairs
+"""Whatever keeps packets from crossing."""
+
+
 class Network:
     """Answers how long and whether; who is told about it is the business of ``links``."""
 
@@ -94,7 +110,7 @@ class Network:
 
     def __init__(self, config: NetworkConfig, seed: int) -> None:
         self.config = config
-        self.cuts: list[Cut] = []
+        self.cuts: list[Barrier] = []
         self.noise: Noise | None = None
         self.disturbed: Counter[str] = Counter()
         """Messages that noise has lost, doubled or reordered."""

@@ -11,7 +11,7 @@ from typing import Any
 from protocol.ids import short
 
 from .checkers import Heads, Liveness, Report, Violation, attach
-from .checkers.base import Checker
+from .checkers.base import PENDING, Checker
 from .clock import SECOND, StepLimitError
 from .compute import ComputePort
 from .engine import Hook
@@ -79,10 +79,12 @@ class Run:
     def __init__(
         self, scenario: Scenario, seed: int, *, compute: ComputePort | None = None, check_wire: bool = False,
         hooks: Sequence[Hook] = (), stop_early: bool = False,
+        strict: bool = False,
     ) -> None:  # fmt: skip
+        """``strict``: properties that the protocol is known not to have yet are reported as well."""
         self.world = World(scenario, seed, compute=compute, check_wire=check_wire)
         self.world.engine.on_event += hooks
-        self.report = Report()
+        self.report = Report(frozenset() if strict else PENDING)
         self.heads: Heads
         self.checkers: list[Checker]
         self.heads, self.checkers = attach(self.world, self.report, exact=compute is None)

@@ -71,6 +71,8 @@ class Links(Section):
     """A link that carried nothing for this long is closed, as no death; 0 keeps all links for ever."""
     late_share: Share = 0.5
     """Of the links that a cut held up, the share that deliver late when it heals; the others are reset."""
+    shared: bool = False
+    """Messages and transfers share a host's uplink, as fairly as connections do; otherwise each has its own."""
 
 
 class Disks(Section):
@@ -122,6 +124,10 @@ class Applications(Section):
     """Workers measure the model before they train, and once more at the end."""
     model_bytes: Annotated[int, msgspec.Meta(ge=32)] = 64
     """Size of a model and of an update.  Up to 65536 they ride in messages; larger ones are transferred."""
+    bundle_bytes: Natural = 0
+    """Size of the code, which is transferred before anybody can work; 0: there is none to transfer."""
+    patience: Natural = 0
+    """Rounds without improvement after which training stops early; 0: it never does."""
 
 
 class Faults(Section):
@@ -151,6 +157,10 @@ class Faults(Section):
     """The first stop hits a node that is root of an application at that moment."""
     crash_root: bool = False
     """The first crash hits a node that is root of an application at that moment."""
+    power_root: bool = False
+    """The machine of a node that is root of an application at that moment loses power."""
+    submitter_gone: bool = False
+    """Every submitter's machine is gone for good as soon as its descriptor is accepted."""
     cuts: Natural = 0
     """Partitions: a random group is cut off from the rest, both ways."""
     one_way_cuts: Natural = 0
@@ -159,6 +169,18 @@ class Faults(Section):
     """Mean length of a partition; none is shorter than a fifth of this."""
     cut_share: Share = 0.3
     """A partition takes up to this share of the nodes."""
+    pair_cuts: Natural = 0
+    """Pairs of nodes that cannot talk to each other for a while, though both talk to everybody else."""
+    unreachable_share: Share = 0.0
+    """Share of all pairs of nodes that cannot talk to each other during the window."""
+    cut_beside_id: bool = False
+    """The two nodes nearest to an application's id cannot talk to each other from the beginning to the window's end."""
+    wrong_clocks: Natural = 0
+    """Nodes whose wall clock is days or months wrong, from the beginning to the end."""
+    clocks_beside_id: bool = False
+    """Of the two nodes nearest to an application's id one is 40 days ahead and the other 380 days behind."""
+    stops: Natural = 0
+    """Applications that their owner stops during the window."""
     loss: Share = 0.0
     """Probability that a message is lost, during the window."""
     duplicate: Share = 0.0
@@ -170,7 +192,9 @@ class Faults(Section):
     slow_disks: Natural = 0
     """Disks that are a hundred times slower during the window."""
     slow_compute: Natural = 0
-    """Nodes that compute ten times slower during the window."""
+    """Nodes that compute slower during the window."""
+    slow_factor: Positive = 10.0
+    """By how much."""
 
 
 class Limits(Section):

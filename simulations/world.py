@@ -9,13 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from dht.records import Kind, sign_record
-from fl import spec as specs
-from fl.notices import Bind, FindVoters, Publish, ReplicasFound, Start, SteppedDown, TookOver, Trust
-from fl.spec import AppSpec
+from fl.notices import Bind, Start, SteppedDown, TookOver, Trust
 from node.core import CoreConfig, NodeCore
 from protocol import ids
 from protocol.ids import AppId, NodeId
@@ -25,45 +21,27 @@ from protocol.streams import Stream
 from .artifacts import Artifacts
 from .clock import SECOND
 from .compute import ComputeConfig, ComputePort, IntegerCompute
+from .developer import EPOCH_NS, Developer, Submission
 from .disk import Disk, DiskConfig
 from .engine import Engine
 from .faults import MENDS, Fault, FaultPlan
 from .host import Host, State
-from .network import Cut, Network, NetworkConfig, Noise
+from .network import Barrier, Network, NetworkConfig, Noise, Pairs
 from .scenario import Scenario, ns
 from .signing import KeyedHashSigner, KeyedHashVerifier
+from .weather import Weather
 
-EPOCH_NS = 1_700_000_000 * SECOND
-"""Unix time at the start of every run."""
 CLOCK_SKEW_NS = 2 * SECOND
 """Wall clocks differ by up to this much either way."""
 UPTIME_NS = 30 * 24 * 3600 * SECOND
 """Machines have been up for as long as this when the run starts: their monotonic clocks agree on nothing."""
-RESUBMIT_NS = 5 * SECOND
 SEED_DRAWS = 64
 """Hosts that are looked at for the seeds of one node; the first node of all finds none, and is the first."""
-APP_TTL_S = 30 * 24 * 3600
 MEGABIT = 125_000.0
-
-
-@dataclass(slots=True)
-class Submission:
-    """One application as its developer sees it."""
-
-    index: int
-    workers: tuple[int, ...]
-    """Members that hold its data."""
-    attempt: int = 0
-    app: AppId = b""
-    spec: AppSpec | None = None
-    """Set once the descriptor is published."""
-    roots: dict[int, int] = field(default_factory=dict)
-    """Host that says it is root → epoch."""
-
-    @property
-    def data(self) -> str:
-        """Name under which the workers' operators bind their data."""
-        return f"data-{self.index}"
+DAY_NS = 24 * 3600 * SECOND
+CLOCK_ERRORS_NS = (40 * DAY_NS, -380 * DAY_NS, -3 * 3600 * SECOND)
+"""A descriptor lives for 30 days, and a record that lives for more than 400 is refused: by the first clock descriptors
+are over, by the second they live too long."""
 
 
 class World:
@@ -91,19 +69,22 @@ class World:
         """The hosts of the scenario, by index; a replacement takes the place of the one that it replaces."""
         self.faults: Counter[str] = Counter()
         """How often what went wrong."""
-        self.plan = FaultPlan(scenario.faults, scenario.nodes.count, seed)
+        self.plan = FaultPlan(scenario.faults, scenario.nodes.count, seed, scenario.applications.count)
         self._signers: list[KeyedHashSigner] = []
         self._verifier = KeyedHashVerifier()
-        self._owner = KeyedHashSigner(seed, "owner")
         self._stream = Stream(seed, "world")
-        self.submissions = self._draw_applications()
-        self.by_app: dict[AppId, Submission] = {}
-        self._names = self._bindings()
+        self.developer = Developer(
+            scenario, seed, self.engine, self.artifacts, self.integers, lambda: self.members, self._stream
+        )
+        self.submissions, self.by_app = self.developer.submissions, self.developer.by_app
+        self._names = self.developer.bindings()
+        self._clock_errors: dict[int, int] = {}
+        """Host → by how many ns its wall clock is ahead."""
+        self.weather = Weather(self.engine.network)
         self._lost: dict[int, None] = {}
         """Hosts whose disk is gone: an identity without its memory must never speak again."""
         self._entered = 0
         """Members up to this index have been started at least once."""
-        self.engine.tap(ReplicasFound, self._voters_found)
         self.engine.tap(TookOver, self._took_over)
         self.engine.tap(SteppedDown, self._stepped_down)
 
@@ -111,14 +92,44 @@ class World:
 
     def populate(self) -> None:
         """Schedule the arrival of all nodes and of all applications.  Returns at once; nothing has run yet."""
-        nodes, applications = self.scenario.nodes, self.scenario.applications
+        nodes = self.scenario.nodes
         for index in range(nodes.count):
             host = self._new_host(index, dialable=index < self.scenario.dialable)
             self.members.append(host)
             self.engine.schedule.at(ns(nodes.join_s * index / nodes.count), self._enter, host, index)
-        for submission in self.submissions:
-            moment = nodes.join_s + applications.submit_s * submission.index / max(applications.count, 1)
-            self.engine.schedule.at(ns(moment), self._submit, submission)
+        self._spoil_clocks()
+        if self.scenario.faults.cut_beside_id:
+            for submission in self.submissions:
+                self.cut(self._pair_beside(submission))
+        self.developer.begin()
+
+    def beside(self, app: AppId, count: int) -> list[Host]:
+        """The members nearest to an id among those that have an address."""
+        dialable = [host for host in self.members if host.contact.dialable]
+        return sorted(dialable, key=lambda host: ids.closeness(app, host.id))[:count]
+
+    def _pair_beside(self, submission: Submission) -> Pairs:
+        first, second = sorted(host.index for host in self.beside(self.developer.first_id(submission), 2))
+        self.faults["pair-cut"] += 1
+        return Pairs(frozenset([(first, second)]))
+
+    def _spoil_clocks(self) -> None:
+        faults, stream = self.scenario.faults, Stream(self.seed, "wrong clocks")
+        for index in stream.sample(range(self.scenario.nodes.count), faults.wrong_clocks):
+            self._clock_errors[index] = stream.choice(CLOCK_ERRORS_NS)
+        if faults.clocks_beside_id:
+            for submission in self.submissions:
+                pair = self.beside(self.developer.first_id(submission), 2)
+                stream.shuffle(pair)
+                self._clock_errors.update(
+                    {host.index: wrong for host, wrong in zip(pair, CLOCK_ERRORS_NS, strict=False)}
+                )
+        self.faults["wrong-clock"] += len(self._clock_errors)
+
+    @property
+    def wrong_clocks(self) -> list[int]:
+        """Hosts whose wall clock is days wrong."""
+        return list(self._clock_errors)
 
     def _new_host(self, member: int, *, dialable: bool) -> Host:
         number = len(self.engine.hosts)
@@ -136,17 +147,18 @@ class World:
             signer=self._signers[host.index],
             verifier=self._verifier,
             seed=Stream(self.seed, "core", host.index, host.boot).bits() >> 1,
-            wall_offset=EPOCH_NS - host.clock_offset + skew,
+            wall_offset=EPOCH_NS - host.clock_offset + skew + self._clock_errors.get(host.index, 0),
             restored=host.disk.durable if host.disk is not None else {},
         )
 
     def _enter(self, host: Host, member: int) -> None:
         """Start the process of ``host`` as its operator would: with seeds, bindings and trust."""
         self._entered = max(self._entered, member + 1)
+        self.weather.well(host, self.engine.now)
         self.engine.start(
             host,
             Start(self._seeds(host)),
-            Trust(frozenset([self._owner.public_key])),
+            Trust(frozenset([self.developer.owner.public_key])),
             Bind(self._names.get(member, frozenset())),
         )
 
@@ -165,84 +177,27 @@ class World:
                 break
         return tuple((found or remembered).values())[: self.scenario.nodes.seeds]
 
-    # ---- applications ----
-
-    def _draw_applications(self) -> list[Submission]:
-        applications, count = self.scenario.applications, self.scenario.nodes.count
-        stream = Stream(self.seed, "applications")
-        return [
-            Submission(index, tuple(sorted(stream.sample(range(count), applications.workers))))
-            for index in range(applications.count)
-        ]
-
-    def _bindings(self) -> dict[int, frozenset[str]]:
-        names: dict[int, list[str]] = {}
-        for submission in self.submissions:
-            for member in submission.workers:
-                names.setdefault(member, []).append(submission.data)
-        return {member: frozenset(bound) for member, bound in names.items()}
-
-    def _submit(self, submission: Submission) -> None:
-        """Ask the ring for voters, from some node; its answer is where the application begins."""
-        if submission.spec is not None:
-            return
-        submission.attempt += 1
-        submission.app = ids.app_id(0, submission.data, self._owner.public_key, self._salt(submission))
-        ready = [host for host in self.members if host.state is State.RUNNING and host.contact.dialable]
-        host = self._stream.choice(ready)
-        token = submission.index << 16 | submission.attempt
-        self.engine.command(host, FindVoters(token, submission.app, self.scenario.applications.voters))
-        self.engine.schedule.after(RESUBMIT_NS, self._submit, submission)
-
-    def _salt(self, submission: Submission) -> bytes:
-        return Stream(self.seed, "salt", submission.index, submission.attempt).raw(8)
-
-    def _voters_found(self, now: int, host: Host, effect: Any) -> None:
-        notice: ReplicasFound = effect.notice
-        submission = self.submissions[notice.token >> 16]
-        current = notice.token & 0xFFFF == submission.attempt
-        if not current or submission.spec is not None or len(notice.contacts) < self.scenario.applications.voters:
-            return
-        submission.spec = spec = self._describe(submission, host, notice.contacts)
-        self.by_app[spec.id] = submission
-        record = sign_record(
-            self._owner,
-            kind=Kind.APP,
-            subject=spec.id,
-            version=1,
-            expires=(EPOCH_NS + now) // SECOND + APP_TTL_S,
-            body=specs.encode(spec),
-        )
-        self.engine.command(host, Publish(record))
-
-    def _describe(self, submission: Submission, home: Host, voters: tuple[Contact, ...]) -> AppSpec:
-        settings = self.scenario.applications
-        stream = Stream(self.seed, "initial", submission.index)
-        initial = self.integers.value(home, stream.bits() >> 1, settings.model_bytes)
-        if initial.blob:
-            self.artifacts.pin(home, initial.blob, keep=True)
-        return AppSpec(
-            name=submission.data,
-            owner=self._owner.public_key,
-            salt=self._salt(submission),
-            zone=0,
-            voters=voters[: settings.voters],
-            rounds=settings.rounds,
-            initial=initial,
-            home=home.contact,
-            data=submission.data,
-            seed=stream.bits() >> 1,
-            fan_out=settings.fan_out,
-            fraction=settings.fraction,
-            min_workers=settings.min_workers,
-            quorum=settings.quorum,
-            evaluate=settings.evaluate,
-        )
+    # ---- roots ----
 
     def _took_over(self, now: int, host: Host, effect: Any) -> None:
         submission = self.by_app.get(effect.notice.app)
         if submission is not None:
             submission.roots[host.index] = effect.notice.epoch
+            if not submission.accepted:
+                submission.accepted = True
+                self._accepted(submission)
+
+    def _accepted(self, submission: Submission) -> None:
+        """It has a root, which a majority of its voters follows: nobody needs its submitter any more."""
+        assert submission.spec is not None
+        home = self.engine.by_id[submission.spec.home.id]
+        if self.scenario.faults.submitter_gone and home.alive:
+            self.faults["submitter-gone"] += 1
+            self._lost[home.index] = None
+            self.engine.schedule.after(0, self._power_off, home)
+
+    def _power_off(self, host: Host) -> None:
+        self.crash(host, power=True, keep_disk=True)
 
     def _stepped_down(self, now: int, host: Host, effect: Any) -> None:
         submission = self.by_app.get(effect.notice.app)
@@ -293,6 +248,7 @@ class World:
             submission.roots.pop(host.index, None)
         if not keep_disk:
             self._lost[host.index] = None
+        self.weather.unwell(host)
         self.engine.crash(host, power=power, keep_disk=keep_disk)
 
     def restart(self, host: Host) -> None:
@@ -308,25 +264,39 @@ class World:
         self._enter(self.members[member], member)
 
     def freeze(self, host: Host) -> None:
-        self.engine.freeze(host)
+        if host.state is State.RUNNING:
+            self.weather.unwell(host)
+            self.engine.freeze(host)
 
     def thaw(self, host: Host) -> None:
-        self.engine.thaw(host)
+        if host.state is State.FROZEN:
+            self.weather.well(host, self.engine.now)
+            self.engine.thaw(host)
 
-    def cut(self, cut: Cut) -> None:
+    def cut(self, cut: Barrier) -> None:
         self.engine.network.cuts.append(cut)
+        self.weather.changed(self.engine.now)
         self.engine.heal()
 
-    def heal(self, cut: Cut) -> None:
+    def heal(self, cut: Barrier) -> None:
         if cut in self.engine.network.cuts:
             self.engine.network.cuts.remove(cut)
+            self.weather.changed(self.engine.now)
             self.engine.heal()
+
+    def stop(self, application: int) -> None:
+        self.developer.stop(application)
 
     def noise(self, noise: Noise | None) -> None:
         self.engine.network.noise = noise
+        self.weather.changed(self.engine.now)
 
     def slow(self, host: Host, *, disk: float, compute: float) -> None:
         host.compute_scale = compute
+        if disk > 1 or compute > 1:
+            self.weather.unwell(host)
+        elif host.state is State.RUNNING:
+            self.weather.well(host, self.engine.now)
         if host.disk is None:
             host.disk = Disk()
         host.disk.scale = disk

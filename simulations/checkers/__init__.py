@@ -7,6 +7,7 @@ intervals.  What it finds it reports as a :class:`Violation`; it changes nothing
 from __future__ import annotations
 
 from ..world import World
+from .attendance import Attendances
 from .base import Checker, Report, Violation
 from .bounds import Bounds
 from .heads import Heads
@@ -15,7 +16,19 @@ from .rings import Rings
 from .trees import Trees
 from .waves import Waves
 
-__all__ = ["Bounds", "Checker", "Heads", "Liveness", "Report", "Rings", "Trees", "Violation", "Waves", "attach"]
+__all__ = [
+    "Attendances",
+    "Bounds",
+    "Checker",
+    "Heads",
+    "Liveness",
+    "Report",
+    "Rings",
+    "Trees",
+    "Violation",
+    "Waves",
+    "attach",
+]
 
 
 def attach(world: World, report: Report, *, exact: bool) -> tuple[Heads, list[Checker]]:
@@ -23,6 +36,7 @@ def attach(world: World, report: Report, *, exact: bool) -> tuple[Heads, list[Ch
     heads = Heads(world, report, exact=exact)
     others: list[Checker] = [
         Waves(world, report, heads, exact=exact),
+        Attendances(world, report, heads),
         Trees(world, report),
         Rings(world, report),
         Bounds(world, report),

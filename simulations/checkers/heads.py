@@ -8,6 +8,7 @@ durable is ever taken back, nothing is said that is not durable, and one epoch i
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -64,6 +65,8 @@ class Heads:
     def __init__(self, world: World, report: Report, *, exact: bool) -> None:
         self._world, self._report, self._exact = world, report, exact
         self.chains: dict[AppId, Chain] = {}
+        self.on_round: list[Callable[[AppId, Head, Head, int], None]] = []
+        """Called with (application, head, head of the round before, now) when a round is decided first."""
         self._ballots: dict[tuple[int, AppId], Ballot] = {}
         world.engine.disks.on_durable.append(self._durable)
         world.engine.tap(Promise, self._promise)
@@ -198,6 +201,8 @@ class Heads:
         self._report.require(unique, "counted-once", now, f"{name} names a contributor twice")
         if self._exact:
             self._recompute(spec, before, head, name, now)
+        for hook in self.on_round:
+            hook(app, head, before, now)
 
     def _recompute(self, spec: AppSpec, before: Head, head: Head, name: str, now: int) -> None:
         integer = self._world.integers.integer

@@ -8,8 +8,9 @@ from fl.notices import StatusChanged
 from protocol.ids import AppId, short
 from pubsub.messages import Head
 
+from ..developer import Submission
 from ..host import Host, State
-from ..world import Submission, World
+from ..world import World
 from .base import Report
 from .heads import Heads
 
