@@ -92,6 +92,7 @@ class TreeJoin(Message):
     app: Id
     joiner: Contact
     attempt: Natural
+    """Grows from join to join by steps that nobody can guess; answers repeat it."""
     wave: WaveId | None = None
     """The wave in which the joiner has already handed in its partial, if any: nothing is expected of it there."""
     head: Head | None = None

@@ -11,12 +11,17 @@ joins that cross in flight can still close a loop; the paths that travel down wi
 receiver, who lets go and joins again.
 
 One active parent.  ``TreeAccept`` names the attempt it answers, so an acceptance that arrives after the joiner went
-on is declined.  A parent whose beats reach a node that does not regard it as its parent is told so (``TreeLeave``):
-that clears ghosts left by lost messages.
+on is declined.  Attempts are drawn, so that to name one is to have seen the join: nobody knows who will answer a join
+that was routed, but whoever was not asked cannot answer.  They grow all the same, since a leave takes back what came
+before it.  What is told to those who were not asked (``disown``) never names an attempt that is under way.
+
+A parent whose beats reach a node that does not regard it as its parent is told so (``TreeLeave``): that clears ghosts
+left by lost messages.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 
 from protocol.effects import Outbox
@@ -46,8 +51,9 @@ class Tree:
     """Membership of this node in the tree of ``app``."""
 
     __slots__ = (
-        "_attempt", "_backoff", "_candidates", "_changed", "_config", "_last_beat", "_out", "_ring", "_stream",
-        "_tried", "app", "children", "fan_out", "head", "is_root", "me", "parent", "path", "sent_wave", "wanted",
+        "_attempt", "_backoff", "_candidates", "_changed", "_config", "_last_beat", "_out", "_past", "_ring", "_secret",
+        "_stream", "_tried", "app", "children", "fan_out", "head", "is_root", "me", "parent", "path", "sent_wave",
+        "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +80,9 @@ class Tree:
         self.head: Head | None = None
         """Newest head known, in outline; joins carry it to a rendezvous that knows nothing."""
         self.sent_wave: WaveId | None = None
-        self._attempt = 0
+        self._attempt = self._past = 0
+        """The present attempt, or that of the last join; and the one before."""
+        self._secret = stream.raw(16)
         self._candidates: list[Contact] | None = None
         """None: not joining.  Otherwise those still to be tried before the join is routed again."""
         self._tried: list[NodeId] = []
@@ -111,11 +119,16 @@ class Tree:
 
     def _begin(self, now: int) -> None:
         """A new attempt starts by the route."""
-        self._attempt += 1
+        self._past, self._attempt = self._attempt, self._drawn()
         self._candidates = []
         self._tried = []
         self._arm(now)
         self._ring.route(self.app, self._ask(), now)
+
+    def _drawn(self) -> int:
+        """The next attempt, later by up to 2^40; hashed, since draws of a stream can be told from earlier ones."""
+        step = hashlib.blake2b(self._attempt.to_bytes(8, "big"), digest_size=5, key=self._secret).digest()
+        return (self._attempt + 1 + int.from_bytes(step, "big")) % (1 << 62)
 
     def _ask(self) -> TreeJoin:
         return TreeJoin(self.app, self.me, self._attempt, self.sent_wave, self.head)
@@ -268,7 +281,7 @@ class Tree:
 
     def disown(self, peer: NodeId) -> None:
         """Tell ``peer`` that this node is not its child: every join is taken back but one that is under way."""
-        self._out.send(peer, TreeLeave(self.app, max(self._attempt - self.joining, 1)))
+        self._out.send(peer, TreeLeave(self.app, max(self._past if self.joining else self._attempt, 1)))
 
     def left(self, peer: NodeId, attempt: int, now: int) -> bool:
         """A child takes its joins back; True when it was one.  It may have joined anew in the meantime."""

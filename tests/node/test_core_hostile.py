@@ -115,7 +115,8 @@ class Lab:
         grove = self.core.forest.groves.get(SPEC.id)
         if grove is not None:
             now = grove.waves.current or WaveId(grove.epoch, 0, 0)
-            present = {"app": SPEC.id, "wave": now, "epoch": now.epoch, "round": now.round, "attempt": 1}
+            present = {"app": SPEC.id, "wave": now, "epoch": now.epoch, "round": now.round}
+            present["attempt"] = grove.tree._attempt
             fields = {name: present[name] for name in message.__struct_fields__ if name in present}
             if isinstance(getattr(message, "head", None), Head):
                 fields["head"] = msgspec.structs.replace(message.head, app=SPEC.id, epoch=now.epoch, round=now.round)  # type: ignore[attr-defined]

@@ -106,6 +106,41 @@ def test_an_acceptance_of_an_abandoned_attempt_is_declined() -> None:
     net.check_tree()
 
 
+def test_who_was_not_asked_cannot_accept() -> None:
+    """Not even by provoking the joiner to name its joins: what it says to strangers is of joins that are over."""
+    net = settled(Net(6, rounds=10**4))
+    member, stranger = [host for host in net.by_rank() if not host.is_root][:2]
+    tree = member.grove().tree
+    before = tree._attempt
+    net.lose(TreeJoin, src=member)
+    member.do(tree.lose_parent)
+    assert tree.joining
+    net.sent.clear()
+    member.hear(stranger.id, TreeBeat(net.app, (), net.wave_of(member), (0, 0)))
+    (told,) = [message for _, _, dst, message in net.sent if dst == stranger.id and isinstance(message, TreeLeave)]
+    for guess in (0, 1, before, before + 1, told.attempt, told.attempt + 1, tree._attempt - 1, tree._attempt + 1):
+        member.hear(stranger.id, TreeAccept(net.app, guess, ()))
+        member.hear(stranger.id, TreeRefuse(net.app, guess, (stranger.me,)))
+    assert (tree.parent, tree._candidates) == (None, [])
+    member.hear(stranger.id, TreeAccept(net.app, tree._attempt, ()))
+    assert tree.parent == stranger.id
+
+
+def test_attempts_grow_by_steps_that_differ_from_life_to_life() -> None:
+    net = settled(Net(3, rounds=10**4))
+    member = next(host for host in net.by_rank() if not host.is_root)
+    drawn = []
+    for _ in range(3):
+        tree = member.grove().tree
+        drawn += [tree._drawn() - tree._attempt]
+        net.crash(member)
+        net.run(3 * SECOND)
+        net.restart(member)
+        net.run_until(net.all_attached, 30 * SECOND)
+    assert len(set(drawn)) == 3
+    assert min(drawn) > 1 << 20
+
+
 def test_a_leave_that_crosses_with_a_newer_join_undoes_nothing() -> None:
     net = settled(Net(6, rounds=10**4))
     child = below(net, net.root)[0]
