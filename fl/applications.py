@@ -19,8 +19,9 @@ from dht.records import Kind, said_by
 from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.events import Timer
-from protocol.ids import AppId, NodeId, blob_id
-from protocol.messages import Contact
+from protocol.ids import AppId, NodeId
+from protocol.messages import Contact, Message
+from protocol.signing import Signer, Verifier
 from protocol.wire import UNREADABLE
 from pubsub.forest import Forest
 from pubsub.messages import Head, WaveId
@@ -31,9 +32,10 @@ from .aggregator import Combined, combine
 from .config import RoundConfig
 from .coordinator import Coordinator
 from .jobs import Jobs
-from .messages import decode_order
+from .messages import Condition, Trouble, decode_order
 from .notices import (
     DataDescribed,
+    Declined,
     RoleChanged,
     RoundCommitted,
     StatusChanged,
@@ -42,6 +44,8 @@ from .notices import (
     WorkFailed,
 )
 from .spec import AppSpec
+from .troubles import Troubles
+from .willingness import Willingness
 from .worker import Worker
 
 MAX_OVER = 16_384
@@ -79,7 +83,7 @@ def voters_version(head: Head) -> int:
 class Application:
     """What this node keeps of one application."""
 
-    __slots__ = ("coordinator", "follows", "head", "role", "spec", "status", "worker")
+    __slots__ = ("coordinator", "declined", "follows", "head", "role", "spec", "status", "worker")
 
     def __init__(self, spec: AppSpec) -> None:
         self.spec = spec
@@ -88,6 +92,8 @@ class Application:
         self.head: Head | None = None
         """Newest committed head that this node heard of as a member."""
         self.follows = False
+        self.declined = ""
+        """Why this node does not work for it, although it has data of the name."""
         self.status = ("known", "")
         self.role: tuple[str, NodeId | None, int, tuple[NodeId, ...]] | None = None
 
@@ -99,19 +105,23 @@ class Applications:
     """Set by the core right after construction: the forest needs us, and we need the forest."""
 
     def __init__(
-        self, me: Contact, config: RoundConfig, *, out: Outbox, publish_voters: Callable[[Head, int], None]
+        self,
+        me: Contact,
+        config: RoundConfig,
+        *,
+        out: Outbox,
+        publish_voters: Callable[[Head, int], None],
+        signer: Signer,
+        verifier: Verifier,
+        label: str = "",
     ) -> None:
         self.me, self.config, self.out = me, config, out
         self._publish_voters = publish_voters
         """Signs and spreads a VOTERS record."""
         self.jobs = Jobs(out)
+        self.troubles = Troubles(me.id, self, out=out, signer=signer, verifier=verifier, label=label)
         self.apps: dict[AppId, Application] = {}
-        self._names: frozenset[str] = frozenset()
-        self._works = True
-        self._owners: frozenset[bytes] = frozenset()
-        self._approved: frozenset[bytes] = frozenset()
-        self._refused: dict[AppId, str] = {}
-        """Applications that this node cannot work for, and why."""
+        self.willingness = Willingness()
         self._stops: dict[tuple[AppId, bytes], bool] = {}
         """(application, signer) of STOP records without a descriptor."""
         self._over: dict[AppId, str] = {}
@@ -186,11 +196,11 @@ class Applications:
     # ---- taking part ------------------------------------------------------------------------------------------------
 
     def bind(self, names: frozenset[str], works: bool, now: int) -> None:
-        self._names, self._works = names, works
+        self.willingness.bind(names, works)
         self._reconsider(now)
 
     def trust(self, owners: frozenset[bytes], approved: frozenset[bytes], now: int) -> None:
-        self._owners, self._approved = owners, approved
+        self.willingness.trust(owners, approved)
         self._reconsider(now)
 
     def _reconsider(self, now: int) -> None:
@@ -202,7 +212,7 @@ class Applications:
         app = self.apps.get(app_id)
         if app is None:
             return
-        self._refused[app_id] = why
+        self.willingness.refuse(app_id, why)
         self._dismiss(app, now)
         self._consider(app, now)
 
@@ -218,30 +228,30 @@ class Applications:
         spec = app.spec
         if spec.id in self._over:
             return
-        if spec.data in self._names and spec.id in self._refused:
-            self.status(spec.id, "refused", self._refused[spec.id], now)
-        elif spec.data in self._names and self._works:
-            if self._trusted(spec):
-                app.worker = app.worker or Worker(spec, self)
-            else:
-                self._dismiss(app, now)
-                self.status(spec.id, "refused", "its owner is not trusted here", now)
-        elif spec.data in self._names:
-            self._dismiss(app, now)
-            self.status(spec.id, "refused", "this node does not run workers", now)
+        offered = self.willingness.offers(spec)
+        why = self.willingness.objection(spec) if offered else ""
+        if offered and not why:
+            app.worker = app.worker or Worker(spec, self)
         else:
             self._dismiss(app, now)
         if app.worker is not None or app.follows:
             self.forest.join(spec.id, now)
+        self._decline(app, why, now)
+
+    def _decline(self, app: Application, why: str, now: int) -> None:
+        if app.declined == why:
+            return
+        app.declined = why
+        self.out.emit(Declined(app.spec.id, why))
+        if why:
+            self.troubles.refused(app.spec.id, why, now)
+        else:
+            self.troubles.willing(app.spec.id)
 
     def _dismiss(self, app: Application, now: int) -> None:
         if app.worker is not None:
             app.worker.resign(now)
             app.worker = None
-
-    def _trusted(self, spec: AppSpec) -> bool:
-        code = spec.bundle.blob or (blob_id(spec.bundle.inline) if spec.bundle.size else b"")
-        return spec.owner in self._owners or (bool(code) and code in self._approved)
 
     # ---- called by the forest ---------------------------------------------------------------------------------------
 
@@ -250,7 +260,7 @@ class Applications:
         if app is None or app.worker is None or order is None:
             self.forest.contribute(app_id, wave.id, None, now)
             return
-        if app.coordinator is None:
+        if app.coordinator is None and not self.troubles.knows(app_id, wave.id.epoch):
             self.status(app_id, "running", "", now)
         app.worker.opened(wave, order, True, now)
 
@@ -276,6 +286,7 @@ class Applications:
     def wave_closed(self, app_id: AppId, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
         app = self.apps.get(app_id)
         if app is not None and app.coordinator is not None:
+            self.troubles.closed(app_id, wave, parts, absent, now)
             app.coordinator.closed(wave, parts, absent, now)
 
     def committed(self, app_id: AppId, head: Head, now: int) -> None:
@@ -285,6 +296,7 @@ class Applications:
         if app.head is None or head.round > app.head.round or head.finished:
             self.out.emit(RoundCommitted(app_id, head, head.contributors, head.metrics))
         app.head = head
+        self.troubles.committed(app_id, head, now)
         if app.worker is not None:
             app.worker.committed(head.round)
         if app.coordinator is not None and head.epoch == self.forest.groves[app_id].proposer.epoch:
@@ -299,6 +311,7 @@ class Applications:
         self.out.emit(TookOver(app_id, head.epoch))
         self.committed(app_id, head, now)
         if not head.finished and app_id in self.apps:
+            self.troubles.rooted(app_id, now)
             app.coordinator = Coordinator(app.spec, head, self)
             app.coordinator.start(now)
 
@@ -315,6 +328,7 @@ class Applications:
         if app is None or grove is None:
             return
         tree = grove.tree
+        self.troubles.tree_changed(app_id, now)
         role = "none"
         if tree.is_root:
             role = "root"
@@ -327,6 +341,8 @@ class Applications:
 
     def status(self, app_id: AppId, status: str, detail: str, now: int) -> None:
         app = self.apps.get(app_id)
+        if app is not None and app.coordinator is not None:
+            status, detail = self.troubles.speaks(app_id, status, detail, now)
         if app is not None and app.status != (status, detail):
             app.status = (status, detail)
             self.out.emit(StatusChanged(app_id, status, detail))
@@ -334,11 +350,22 @@ class Applications:
     def forgotten(self, app_id: AppId) -> None:
         """What is left of it is in the hands of the program above; a descriptor may weigh 160 KiB."""
         self.apps.pop(app_id, None)
-        self._refused.pop(app_id, None)
+        self.willingness.forget(app_id)
+        self.troubles.forget(app_id)
 
     def voters_changed(self, head: Head, now: int) -> None:
         """Said outside the tree too: a rendezvous of later days may never have been a member."""
         self._publish_voters(head, now)
+
+    def received(self, peer: NodeId, message: Message, now: int) -> bool:
+        """A message that is not the forest's; False when it is not ours either."""
+        if isinstance(message, Trouble):
+            self.troubles.on_trouble(peer, message, now)
+        elif isinstance(message, Condition):
+            self.troubles.on_condition(peer, message, now)
+        else:
+            return False
+        return True
 
     # ---- called by the role machines --------------------------------------------------------------------------------
 
@@ -363,10 +390,15 @@ class Applications:
         app = self.apps.get(coordinator.spec.id)
         return app is not None and app.coordinator is coordinator
 
-    def complain(self, app_id: AppId, error: str, now: int) -> None:
-        """The local work failed: said here, in one sentence; the round goes on without this node."""
+    def complain(self, app_id: AppId, round_: int, error: str, now: int) -> None:
+        """The local work failed: said here and to the root; the round goes on without this node.
+
+        ``error`` is a sentence, followed by lines of a traceback when user code raised.
+        """
         self.forest.count("work_failed")
-        self.out.emit(WorkFailed(app_id, error))
+        sentence, _, trace = error.partition("\n")
+        self.out.emit(WorkFailed(app_id, sentence, trace))
+        self.troubles.failed(app_id, round_, error, now)
 
     def described(self, app_id: AppId, sums: dict[str, float], workers: int, now: int) -> None:
         self.out.emit(DataDescribed(app_id, sums, workers))
@@ -379,10 +411,14 @@ class Applications:
 
     def timer(self, timer: Timer, now: int) -> bool:
         """True when it was one of ours."""
-        if timer[0] not in ("fl.next", "fl.end"):
+        if timer[0] not in ("fl.next", "fl.end", "fl.refused", "fl.tell"):
             return False
         app_id = timer[1]
         assert isinstance(app_id, bytes)
+        if timer[0] == "fl.refused":
+            self.troubles.on_refused_timer(app_id, now)
+        elif timer[0] == "fl.tell":
+            self.troubles.on_tell_timer(app_id, now)
         app = self.apps.get(app_id)
         if timer[0] == "fl.end" and app_id in self._ends:
             self._end(app_id, "finished", f"after round {self._ends[app_id]}", now)

@@ -156,6 +156,7 @@ class Coordinator:
             if wave != self._wave or not self._host.reigns(self):
                 return
             if result is None:
+                self._host.troubles.stumbled(self.spec.id, wave.round, error, at)
                 self._again(error, at)
             else:
                 self._propose(total, result.model, result.state, at)

@@ -1,4 +1,7 @@
-"""What rides inside a wave: opaque to the tree, read by the roles."""
+"""What the roles say to one another: inside a wave, opaque to the tree; and beside it, when something goes wrong.
+
+Kinds 80 to 111.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,17 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.messages import Id, Message, Natural, register
+from protocol.signing import Seal
 from protocol.wire import UNREADABLE
+
+MAX_NAME = 64
+MAX_SENTENCE = 400
+MAX_TRACE = 1000
+"""Characters of a traceback that travel, its end: what was raised stands in the last lines."""
+MAX_COMPLAINTS = 8
+"""Complaints that travel down a tree: of a thousand nodes that fail alike one is enough."""
+MAX_DETAIL = 600
 
 
 class Work(enum.IntEnum):
@@ -62,3 +75,58 @@ def decode_report(data: bytes) -> Report:
         return _reports.decode(data) if data else Report()
     except UNREADABLE:
         return Report()
+
+
+# ---- when something goes wrong --------------------------------------------------------------------------------------
+
+
+class Ailment(enum.IntEnum):
+    """What keeps a node from contributing."""
+
+    FAILED = 1
+    """Its work failed: user code raised, or what it made cannot be used."""
+    REFUSED = 2
+    """It has data of that name and does not work: the data do not fit, a package lacks, the owner is not trusted."""
+    STEP = 3
+    """The root's own: what came in cannot be made into the next model."""
+
+
+class Complaint(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What is wrong on one node, in its own words."""
+
+    node: Id
+    kind: Ailment
+    round: Natural
+    name: Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+    """The node's label, for people."""
+    sentence: Annotated[str, msgspec.Meta(max_length=MAX_SENTENCE)]
+    trace: Annotated[str, msgspec.Meta(max_length=MAX_TRACE)] = ""
+    """The traceback of the user's code, where it was that which raised."""
+
+
+@register(80, 8 * 1024)
+class Trouble(Message):
+    """Up the tree, or routed towards the application by a node outside of it: I cannot contribute, and why.
+
+    Passed on by each member to its parent, up to the root, which has no answer to it.
+    """
+
+    app: Id
+    complaint: Complaint
+    seal: Seal
+    """Of the node that complains: a relay cannot put words into the mouth of another."""
+
+
+@register(81, 64 * 1024)
+class Condition(Message):
+    """Down the tree, from the root, when it changes and to whoever attaches: how the application stands."""
+
+    app: Id
+    epoch: Natural
+    serial: Natural
+    """Counts the conditions of one epoch: the highest holds."""
+    status: Annotated[str, msgspec.Meta(max_length=16)]
+    detail: Annotated[str, msgspec.Meta(max_length=MAX_DETAIL)]
+    complaints: Annotated[tuple[Complaint, ...], msgspec.Meta(max_length=MAX_COMPLAINTS)]
+    seal: Seal
+    """Of the root of that epoch, whom the committed head names."""

@@ -11,6 +11,8 @@ from protocol.ids import AppId, NodeId
 from protocol.messages import Contact
 from pubsub.messages import Head, WaveId
 
+from .messages import Complaint
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Notice(msgspec.Struct, frozen=True, gc=False):
@@ -40,7 +42,9 @@ class RoleChanged(Notice):
 
 
 class StatusChanged(Notice):
-    """``waiting``, ``running``, ``stalled``, ``finished``, ``stopped`` or ``refused``, with the reason."""
+    """``waiting``, ``running``, ``failing``, ``stalled``, ``finished``, ``stopped`` or ``refused``, with the reason.
+
+    Members say what the root told them."""
 
     app: AppId
     status: str
@@ -74,10 +78,25 @@ class DataDescribed(Notice):
 
 
 class WorkFailed(Notice):
-    """The local training (or evaluation) failed; ``error`` is one sentence."""
+    """The local training (or evaluation) failed; ``error`` is one sentence, ``trace`` the traceback of user code."""
 
     app: AppId
     error: str
+    trace: str = ""
+
+
+class Declined(Notice):
+    """This node has data of the name and does not work for ``app``, and why; with an empty ``why``, it does."""
+
+    app: AppId
+    why: str
+
+
+class Troubled(Notice):
+    """Who cannot contribute, as the root told everybody: all whom it names now, other nodes as a rule."""
+
+    app: AppId
+    complaints: tuple[Complaint, ...]
 
 
 class TookOver(Notice):

@@ -106,12 +106,12 @@ class Worker:
         if wave is None:
             return
         if result is None:
-            self._host.complain(self.spec.id, error, now)
+            self._host.complain(self.spec.id, wave.id.round, error, now)
             self._host.forest.contribute(self.spec.id, wave.id, None, now)
             return
         kept = Partial(result.weight, result.value, (self._host.me.id,), result.metrics)
         if flaw(kept) is not None:
-            self._host.complain(self.spec.id, FLAWED, now)
+            self._host.complain(self.spec.id, wave.id.round, FLAWED, now)
             self._host.forest.contribute(self.spec.id, wave.id, None, now)
             return
         self._kept = kept

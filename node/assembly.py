@@ -165,6 +165,7 @@ class Node:
             wall_offset=wall_offset,
             restored=restored,
             authorise=self._authorise,
+            label=self.name,
         )
         return self.core
 

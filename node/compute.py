@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fl import aggregate, execute
+from fl.learn.errors import AppError
 from fl.tasks import Contribution, Describe, Evaluate, Finish, Finished, Merge, Merged, Train, describe
 from protocol.errors import MyceliaError, UsageError
 from protocol.events import ComputeDone, Event
@@ -88,7 +89,7 @@ class TaskRunner:
             try:
                 result, error = await self._execute(task), ""
             except MyceliaError as failure:
-                error = str(failure)
+                error = _told(failure)
         if self._running.pop(job, None) is not None:
             self._post(ComputeDone(job, result, error))
 
@@ -159,3 +160,9 @@ class TaskRunner:
         if sum(len(buffer) for buffer in inputs) <= SMALL:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _told(failure: MyceliaError) -> str:
+    """One line for the sentence, and further ones for the traceback if user code raised."""
+    sentence = " ".join(str(failure).split())
+    return f"{sentence}\n{failure.trace}" if isinstance(failure, AppError) and failure.trace else sentence

@@ -90,6 +90,7 @@ class NodeCore:
         wall_offset: int = 0,
         restored: Mapping[str, bytes] | None = None,
         authorise: Callable[[Record], bool] | None = None,
+        label: str = "",
     ) -> None:
         """``wall_offset``: ns to add to ``now`` for Unix time.  ``restored``: what earlier ``Store`` effects made
         durable.  ``authorise`` judges records of kinds that do not belong to applications (revocations)."""
@@ -97,7 +98,10 @@ class NodeCore:
         self._signer, self._wall_offset, self._authorise = signer, wall_offset, authorise
         self._restored = dict(restored or {})
         self._out = Outbox(me.id)
-        self.apps = Applications(me, config.rounds, out=self._out, publish_voters=self._publish_voters)
+        self.apps = Applications(
+            me, config.rounds, out=self._out, publish_voters=self._publish_voters, signer=signer, verifier=verifier,
+            label=label,
+        )  # fmt: skip
         self.ring = Ring(
             me, config.ring, out=self._out, upcalls=self, verifier=verifier, stream=Stream(seed, "ring", me.id),
             wall_offset=wall_offset,
@@ -140,7 +144,7 @@ class NodeCore:
     def _received(self, peer: NodeId, message: Message | Routed, now: int) -> None:
         if isinstance(message, Routed):
             self.ring.handle(Received(peer, message), now)
-        elif not self.forest.received(peer, message, now):
+        elif not self.forest.received(peer, message, now) and not self.apps.received(peer, message, now):
             self._out.penalize(peer, Code.UNEXPECTED, type(message).__name__)
 
     def contact(self, peer: NodeId) -> Contact | None:
@@ -171,10 +175,14 @@ class NodeCore:
     # ---- upcalls of the ring ----------------------------------------------------------------------------------------
 
     def intercept(self, key: bytes, origin: Contact, message: Message, now: int) -> Verdict | NodeId:
+        if self.apps.troubles.takes(message):
+            self.apps.received(b"", message, now)
+            return Verdict.CONSUME
         return self.forest.intercept(origin, message, now)
 
     def deliver(self, key: bytes, origin: Contact, message: Message, now: int) -> None:
-        self.forest.deliver(message, now)
+        if not self.apps.received(b"", message, now):
+            self.forest.deliver(message, now)
 
     def peer_dead(self, peer: NodeId, why: str, silence: int, now: int) -> None:
         self._out.emit(PeerDead(peer, why, silence))

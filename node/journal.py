@@ -15,20 +15,32 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import islice, zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from dht.records import Kind
 from fl import metrics
 from fl.applications import decode_spec
-from fl.notices import RecordChanged, RoleChanged, RoundCommitted, StatusChanged
+from fl.messages import Ailment, Complaint
+from fl.notices import Declined, RecordChanged, RoleChanged, RoundCommitted, StatusChanged, Troubled
 from fl.spec import AppSpec
 from protocol.errors import UsageError
 from protocol.ids import AppId, NodeId, blob_id
 from protocol.messages import Value
 
-from .service import OVER, AppEvent, AppInfo, LaggedEvent, ModelInfo, RoleEvent, RoundEvent, StatusEvent
+from .service import (
+    OVER,
+    AppEvent,
+    AppInfo,
+    LaggedEvent,
+    ModelInfo,
+    RoleEvent,
+    RoundEvent,
+    StatusEvent,
+    TroubleEvent,
+    TroubleInfo,
+)
 from .subscriptions import Hub, Lost, Subscription
 
 KEEP_ROUNDS = 256
@@ -73,7 +85,7 @@ _entries = msgspec.msgpack.Decoder(Entry)
 class _App:
     """What is known of one application."""
 
-    __slots__ = ("hub", "id", "refused", "role", "root", "rounds", "spec", "status", "voters")
+    __slots__ = ("hub", "id", "refused", "role", "root", "rounds", "spec", "status", "troubles", "voters")
 
     def __init__(self, app_id: AppId) -> None:
         self.id = app_id
@@ -85,6 +97,8 @@ class _App:
         self.rounds: deque[Entry] = deque(maxlen=KEEP_ROUNDS)
         self.voters: tuple[NodeId, ...] = ()
         self.root = b""
+        self.troubles: tuple[Complaint, ...] = ()
+        """Who cannot contribute, as the root said last."""
 
     @property
     def name(self) -> str:
@@ -125,12 +139,11 @@ class Journal:
             app = self._app(notice.app)
             # Whoever finishes has nothing to explain.
             app.status = notice if notice.status != "finished" else StatusChanged(notice.app, "finished")
-            # A root that does not work itself still speaks for the whole.
-            if notice.status == "refused":
-                app.refused = notice.detail
-            elif app.role.role != "root":
-                app.refused = ""
             app.hub.publish(_status_event(app))
+        elif isinstance(notice, Declined):
+            self._app(notice.app).refused = notice.why
+        elif isinstance(notice, Troubled):
+            self._troubled(notice)
         elif isinstance(notice, RoleChanged):
             app = self._app(notice.app)
             app.role = notice
@@ -139,6 +152,14 @@ class Journal:
             self._committed(notice)
         batch, self._batch = self._batch, {}
         return batch
+
+    def _troubled(self, notice: Troubled) -> None:
+        app = self._app(notice.app)
+        known = {(one.node, one.sentence) for one in app.troubles}
+        app.troubles = notice.complaints
+        for one in notice.complaints:
+            if (one.node, one.sentence) not in known:
+                app.hub.publish(TroubleEvent(app=app.name, trouble=_trouble(one)))
 
     def _committed(self, notice: RoundCommitted) -> None:
         app, head = self._app(notice.app), notice.head
@@ -216,7 +237,7 @@ class Journal:
             id=app_id.hex(),
             name=app.name,
             owner=app.spec.owner.hex(),
-            status=app.status.status,
+            status="refused" if app.refused and app.status.status == "known" else app.status.status,
             detail=app.status.detail,
             refused="" if app.over else app.refused,
             role=role.role,
@@ -228,6 +249,7 @@ class Journal:
             voters=[voter.hex() for voter in app.voters or tuple(voter.id for voter in app.spec.voters)],
             root=app.root.hex(),
             code=digest(app.spec.bundle).hex() if app.spec.bundle.size else "",
+            troubles=[] if app.over else [_trouble(one) for one in app.troubles],
         )
 
     def models(self, held: Callable[[bytes], bool]) -> Iterator[ModelInfo]:
@@ -261,6 +283,8 @@ class Journal:
             # As of now: what comes while this is being told waits in the subscription.
             standing: list[AppEvent] = [_role_event(app)]
             standing += [_round_event(app, entry) for entry in app.rounds if entry.round > after]
+            if not app.over:
+                standing += [TroubleEvent(app=app.name, trouble=_trouble(one)) for one in app.troubles]
             standing.append(_status_event(app))
             over = app.over
             for event in standing:
@@ -315,6 +339,24 @@ def _round_event(app: _App, entry: Entry) -> RoundEvent:
         closing=entry.closing,
         model=entry.model.hex(),
         at=entry.at,
+    )
+
+
+_KINDS: dict[Ailment, Literal["failed", "refused", "step"]] = {
+    Ailment.FAILED: "failed",
+    Ailment.REFUSED: "refused",
+    Ailment.STEP: "step",
+}
+
+
+def _trouble(one: Complaint) -> TroubleInfo:
+    return TroubleInfo(
+        node=one.node.hex(),
+        name=one.name,
+        kind=_KINDS[one.kind],
+        round=one.round,
+        sentence=one.sentence,
+        trace=one.trace,
     )
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from dht.messages import Record
 from dht.records import Kind
+from fl.messages import Ailment
 from fl.notices import (
     DataDescribed,
+    Declined,
     PeerDead,
     Publish,
     RecordChanged,
@@ -26,6 +28,7 @@ from fl.notices import (
     StatusChanged,
     SteppedDown,
     TookOver,
+    Troubled,
     WorkFailed,
 )
 from protocol.errors import MyceliaError, StorageError
@@ -49,6 +52,8 @@ log = logging.getLogger("mycelia.node")
 
 REMEMBER_S = 5.0
 """Seconds between two looks at whom to remember; only a change costs a write."""
+MAX_FAILING = 512
+"""Applications of which the keeper remembers what it has logged already."""
 RENEW_CHECK_S = 600.0
 """Seconds after which the certificate is looked at again at the latest: the wall clock may have jumped meanwhile."""
 
@@ -84,6 +89,10 @@ class Keeper:
         self._workers = workers
         self._kept: dict[AppId, list[BlobId]] = {}
         self._remembered: tuple[Contact, ...] = ()
+        self._failing: dict[AppId, tuple[str, int]] = {}
+        """Applications whose work failed here: the sentence, and how often in a row."""
+        self._complaints: dict[AppId, frozenset[tuple[bytes, str]]] = {}
+        """Complaints of others that were logged."""
 
     def start(self, notices: Subscription) -> None:
         """Begin; ``notices`` was subscribed to before the daemon started, so nothing is missed."""
@@ -197,12 +206,41 @@ class Keeper:
             case TookOver() | SteppedDown():
                 what = "root" if isinstance(notice, TookOver) else "no longer root"
                 log.info("%s, epoch %d", what, notice.epoch, extra=about)
+            case Declined():
+                log.info("%s", f"this node refuses: {notice.why}" if notice.why else "this node works", extra=about)
             case WorkFailed():
-                log.error("the local work failed: %s", notice.error, extra=about)
+                self._log_failure(notice, about)
+            case Troubled():
+                self._log_troubles(notice, about)
             case DataDescribed():
                 log.info("%d nodes described their data", notice.workers, extra=about)
             case Lost():
                 log.warning("%d notices were lost: the node is overloaded", notice.count)
+
+    def _log_failure(self, notice: WorkFailed, about: dict[str, Any]) -> None:
+        """The first time whole; what fails alike again and again, less and less often."""
+        known, count = self._failing.get(notice.app, ("", 0))
+        count = count + 1 if known == notice.error else 1
+        self._failing[notice.app] = notice.error, count
+        if len(self._failing) > MAX_FAILING:
+            del self._failing[next(iter(self._failing))]
+        if count == 1:
+            log.error("the local work failed: %s", notice.error, extra={**about, "trace": notice.trace})
+        elif count & (count - 1) == 0:
+            log.error("the local work failed %d times: %s", count, notice.error, extra=about)
+
+    def _log_troubles(self, notice: Troubled, about: dict[str, Any]) -> None:
+        """What other nodes complain of, once each, with the traceback: this may be where the run was submitted."""
+        known = self._complaints.get(notice.app, frozenset())
+        now = frozenset((one.node, one.sentence) for one in notice.complaints)
+        self._complaints[notice.app] = now
+        if len(self._complaints) > MAX_FAILING:
+            del self._complaints[next(iter(self._complaints))]
+        for one in notice.complaints:
+            if (one.node, one.sentence) not in known and one.node != self._membership.node:
+                what = "refuses" if one.kind is Ailment.REFUSED else "fails"
+                more = {**about, "round": one.round or None, "trace": one.trace}
+                log.error("node %s (%s) %s: %s", one.name, short(one.node), what, one.sentence, extra=more)
 
     # ---- housekeeping -----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ a query never has to parse a sentence.  Every line has the same keys::
 
     ts  level  logger  node  app  round  msg  [exc]
 
+``exc`` is a traceback: of ours, or, in a line about an application, of its code (``extra={"trace": text}``).
+
 A message may hold text that a peer or an application chose.  It is therefore cut at :data:`MAX_MESSAGE`, and control
 characters are escaped in both formats: nobody else writes lines, or colours, into this node's log.
 """
@@ -52,8 +54,9 @@ class JsonFormatter(logging.Formatter):
             "round": getattr(record, "round", None),
             "msg": record.getMessage()[:MAX_MESSAGE],
         }
-        if record.exc_info:
-            line["exc"] = self.formatException(record.exc_info)[-MAX_MESSAGE:]
+        trace = self.formatException(record.exc_info) if record.exc_info else str(getattr(record, "trace", "") or "")
+        if trace:
+            line["exc"] = trace[-MAX_MESSAGE:]
         return json.dumps(line, ensure_ascii=False, default=str)
 
 

@@ -75,6 +75,21 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     penalties: int = 0
 
 
+class TroubleInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a node cannot contribute to an application."""
+
+    node: str
+    """Ring id, hex."""
+    name: str
+    """Its label."""
+    kind: Literal["failed", "refused", "step"]
+    """Its work failed; it does not work for it; or, of the root, the next model could not be made."""
+    round: int
+    sentence: str
+    trace: str = ""
+    """The end of the traceback, when the application's own code raised."""
+
+
 class AppInfo(msgspec.Struct, frozen=True, kw_only=True):
     """An application, as far as this node knows."""
 
@@ -83,7 +98,7 @@ class AppInfo(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     """Public key, hex."""
     status: str
-    """``waiting``, ``running``, ``stalled``, ``finished``, ``stopped`` or ``refused``."""
+    """``waiting``, ``running``, ``failing``, ``stalled``, ``finished``, ``stopped`` or ``refused``."""
     detail: str = ""
     """Why, when the status needs a reason."""
     refused: str = ""
@@ -99,6 +114,8 @@ class AppInfo(msgspec.Struct, frozen=True, kw_only=True):
     root: str = ""
     code: str = ""
     """Digest of the bundle, hex: what `mycelia trust add` approves. Empty when there is none."""
+    troubles: list[TroubleInfo] = []
+    """Who cannot contribute, as the root told everybody; of many, some."""
 
 
 class RoundEvent(msgspec.Struct, frozen=True, kw_only=True, tag="round"):
@@ -138,6 +155,13 @@ class RoleEvent(msgspec.Struct, frozen=True, kw_only=True, tag="role"):
     children: list[str]
 
 
+class TroubleEvent(msgspec.Struct, frozen=True, kw_only=True, tag="trouble"):
+    """A node cannot contribute."""
+
+    app: str
+    trouble: TroubleInfo
+
+
 class LaggedEvent(msgspec.Struct, frozen=True, kw_only=True, tag="lagged"):
     """The follower was too slow and ``missed`` events were dropped; the daemon waits for nobody."""
 
@@ -145,7 +169,7 @@ class LaggedEvent(msgspec.Struct, frozen=True, kw_only=True, tag="lagged"):
     missed: int
 
 
-AppEvent = RoundEvent | StatusEvent | RoleEvent | LaggedEvent
+AppEvent = RoundEvent | StatusEvent | RoleEvent | TroubleEvent | LaggedEvent
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):

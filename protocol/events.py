@@ -72,7 +72,8 @@ class Stored(Event):
 
 
 class ComputeDone(Event):
-    """The ``Compute`` of ``job`` ended; ``error`` is one sentence when it failed and ``result`` is then None."""
+    """The ``Compute`` of ``job`` ended.  When it failed ``result`` is None and ``error`` is one sentence; the lines
+    below it, if there are any, are the traceback of the user's code."""
 
     job: int
     result: Any = None

@@ -14,6 +14,12 @@ class RunFailedError(MyceliaError):
     exit_code = 9
 
 
+class NobodyLeftError(MyceliaError):
+    """No node is left that could train the application: each fails or refuses."""
+
+    exit_code = 10
+
+
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 
@@ -27,14 +33,19 @@ EXIT_CODES: dict[int, str] = {
     errors.AggregationError.exit_code: "Updates or models do not fit each other.",
     errors.StorageError.exit_code: "The disk is full, read-only or broken.",
     NotRunningError.exit_code: "No daemon is running for this state directory.",
-    RunFailedError.exit_code: "The application did not finish: it was stopped, refused, or it failed.",
+    RunFailedError.exit_code: "The application was stopped by its owner before it had finished.",
+    NobodyLeftError.exit_code: "No node is left that could train the application: each one fails or refuses.",
     INTERRUPTED: "Interrupted with Ctrl-C. What was started goes on in the fabric.",
 }
 
 
 def by_code(code: int) -> type[MyceliaError]:
     """The error that a process which ended with ``code`` would have raised."""
-    classes = [cls for cls in (*vars(errors).values(), NotRunningError, RunFailedError) if isinstance(cls, type)]
+    classes = [
+        cls
+        for cls in (*vars(errors).values(), NotRunningError, RunFailedError, NobodyLeftError)
+        if isinstance(cls, type)
+    ]
     return next(
         (cls for cls in classes if issubclass(cls, MyceliaError) and vars(cls).get("exit_code") == code), MyceliaError
     )

@@ -6,10 +6,11 @@ import csv
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from ..service import AppEvent, LaggedEvent, RoundEvent, StatusEvent
+from ..logs import printable
+from ..service import AppEvent, LaggedEvent, RoundEvent, StatusEvent, TroubleEvent
 from ..statedir import writing
-from .exits import RunFailedError
-from .output import Output, cell
+from .exits import NobodyLeftError, RunFailedError
+from .output import Output, cell, short
 
 FIXED = ("round", "epoch", "contributors", "weight", "seconds")
 """Columns of the CSV file before the metrics."""
@@ -64,6 +65,7 @@ class RoundTable:
         self._last = started
         self._log = log
         self._status = ""
+        self._traces: list[str] = []
         self._metrics: list[str] | None = None
 
     def show(self, event: AppEvent) -> None:
@@ -77,8 +79,20 @@ class RoundTable:
             self._out.json(event)
         elif isinstance(event, StatusEvent):
             self._news(event)
+        elif isinstance(event, TroubleEvent):
+            self._trouble(event)
         elif isinstance(event, LaggedEvent):
             self._out.hint(f"{event.missed} events were missed; `mycelia ls {event.app}` shows where it is")
+
+    def _trouble(self, event: TroubleEvent) -> None:
+        """Which node, and why; the traceback once, since nodes that run the same code fail alike."""
+        one = event.trouble
+        what = {"failed": "fails", "refused": "refuses", "step": "cannot take the step"}[one.kind]
+        where = f" in round {one.round}" if one.round else ""
+        self._out.hint(printable(f"node {one.name or short(one.node)} {what}{where}: {one.sentence}"))
+        if one.trace and one.trace not in self._traces:
+            self._traces.append(one.trace)
+            self._out.hint("\n".join(f"    {printable(row)}" for row in one.trace.splitlines()))
 
     def _news(self, event: StatusEvent) -> None:
         """Say what a person would want to know: trouble, its end, and the end of all."""
@@ -100,16 +114,21 @@ class RoundTable:
         self._out.line("  ".join(f"{text:>10}" for text in cells))
 
 
-async def watch(events: AsyncIterator[AppEvent], table: RoundTable) -> None:
-    """Show ``events`` until the application is over.
+async def watch(events: AsyncIterator[AppEvent], table: RoundTable, *, wait: bool = True) -> None:
+    """Show ``events`` until the application is over, or, unless ``wait``, nobody is left who could train it.
 
-    Raises RunFailedError when it ended otherwise than by finishing, and what ``events`` raises.
+    Raises RunFailedError when it ended otherwise than by finishing, NobodyLeftError, and what ``events`` raises.
     """
     last = StatusEvent(app="", status="unknown")
     async for event in events:
         table.show(event)
         if isinstance(event, StatusEvent):
             last = event
+            if last.status == "failing" and not wait:
+                raise NobodyLeftError(
+                    f"nobody is left who could train {last.app}: {last.detail}",
+                    f"correct what is said above and run it again; `mycelia logs --app {last.app}` has all of it",
+                )
     if last.status != "finished":
         raise RunFailedError(
             f"the application did not finish, it is {last.status}{f': {last.detail}' if last.detail else ''}",

@@ -27,6 +27,7 @@ STATUS_STYLE = {
     "joining": "yellow",
     "waiting": "yellow",
     "stalled": "red",
+    "failing": "red",
     "refused": "red",
     "stopped": "yellow",
 }

@@ -15,6 +15,7 @@ from protocol.errors import UsageError
 
 from ..service import AppInfo, DaemonService
 from .command import Command, Session
+from .exits import NobodyLeftError
 from .follow import CsvLog, RoundTable, watch
 from .output import short
 
@@ -52,12 +53,17 @@ async def _on_fabric(session: Session, bundle: bytes, settings: list[str], log: 
         session.out.answer(app, [app.id])
         session.out.hint(f"next: {session.mycelia(f'ls {short(app.id)}')}")
         return
-    await _follow(session, daemon, app, RoundTable(session.out, app.rounds, started, log))
+    try:
+        await _follow(session, daemon, app, RoundTable(session.out, app.rounds, started, log))
+    except NobodyLeftError:
+        await submit.end(daemon, key, app.id)
+        session.out.hint(f"stopped {app.name} ({short(app.id)}): with --wait it goes on trying")
+        raise
 
 
 async def _follow(session: Session, daemon: DaemonService, app: AppInfo, table: RoundTable) -> None:
     try:
-        await watch(daemon.follow(app.id), table)
+        await watch(daemon.follow(app.id), table, wait=session.args.wait)
     except asyncio.CancelledError:
         session.out.hint(f"\nIt goes on without you. End it with: {session.mycelia(f'stop {short(app.id)}')}")
         raise
@@ -96,6 +102,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--continue-from", metavar="MODEL", help="start from NAME or NAME@VERSION, not from scratch")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write one row per round, with all metrics")
     parser.add_argument("-d", "--detach", action="store_true", help="return when it has started")
+    parser.add_argument(
+        "--wait", action="store_true", help="go on when every node fails or refuses, for nodes that may yet come"
+    )
     parser.add_argument("--owner-key", metavar="FILE", type=Path, help="key that signs (the fabric owner's, if here)")
     parser.add_argument("--simulate", metavar="NODES", type=int, help="on simulated nodes in this process, no fabric")
     parser.add_argument(
@@ -109,7 +118,8 @@ RUN = Command(
     text=(
         "Packs the file, with those beside it that it imports, signs it with the owner's key and hands it to the "
         "fabric. Every node that has data of its name, and trusts the owner, trains. The run goes on when you press "
-        "Ctrl-C, and when this node dies.\n\n"
+        "Ctrl-C, and when this node dies. When every node fails or refuses, the run is stopped, and the command ends "
+        "with exit code 10; what each of them said, and the traceback of your code, is shown.\n\n"
         "A row is a committed round. Loss and accuracy are of the model that the round started from, measured by the "
         "nodes on data that they never train on; `final` is the finished model."
     ),

@@ -38,9 +38,14 @@ def stop(session: Session, reference: str) -> AppInfo:
 
     async def ordered(daemon: DaemonService) -> AppInfo:
         app = pick(await daemon.applications(), reference)
-        return await daemon.stop(_record(owner.find(session), Kind.STOP, bytes.fromhex(app.id), b""))
+        return await end(daemon, owner.find(session), app.id)
 
     return asyncio.run(ordered(session.daemon()))
+
+
+async def end(daemon: DaemonService, key: Key, app: str) -> AppInfo:
+    """Sign and hand over the order to stop the application of that id (hex).  Raises what the daemon raises."""
+    return await daemon.stop(_record(key, Kind.STOP, bytes.fromhex(app), b""))
 
 
 def _record(key: Key, kind: Kind, subject: bytes, body: bytes) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from fl.applications import Applications
@@ -12,7 +13,7 @@ from fl.tasks import Task
 from protocol.effects import CancelCompute, CancelTimer, Compute, Effect, Emit, Outbox, Pin, SetTimer, StartTransfer
 from protocol.events import ComputeDone
 from protocol.ids import AppId, NodeId, ring_id
-from protocol.messages import Contact, Value
+from protocol.messages import Contact, Message, Value
 from pubsub.holdings import Holdings
 from pubsub.messages import Head, Partial, WaveId
 from pubsub.ports import Genesis, OpenWave
@@ -45,6 +46,39 @@ class FakeWaves:
         self._forest.opened.append((wave, decoded, closed, remaining))
 
 
+class Named:
+    """Signs as whoever it is told to be, so that cardboard has an id; pairs with ``KeyedHashVerifier``."""
+
+    nonce = b""
+
+    def __init__(self, key: bytes) -> None:
+        self.public_key = key
+
+    def sign(self, domain: str, data: bytes) -> bytes:
+        return sign(self.public_key, domain, data)
+
+
+def sign(key: bytes, domain: str, data: bytes) -> bytes:
+    return hashlib.sha256(key + domain.encode() + data).digest()
+
+
+class Trusting:
+    """Checks what ``Named`` signed."""
+
+    def verify(self, public_key: bytes, domain: str, data: bytes, signature: bytes) -> bool:
+        return sign(public_key, domain, data) == signature
+
+
+class FakeRing:
+    """Where messages go that are routed."""
+
+    def __init__(self) -> None:
+        self.routed: list[tuple[bytes, Message]] = []
+
+    def route(self, key: bytes, message: Message, now: int) -> None:
+        self.routed.append((key, message))
+
+
 class FakeGrove:
     """What the roles touch of a grove."""
 
@@ -54,9 +88,15 @@ class FakeGrove:
         self.proposer = self
         self.epoch = 1
         self.tree = self
+        self.rendezvous = self
+        self.live_root: Contact | None = None
         self.is_root, self.depth = True, 0
         self.parent: NodeId | None = None
         self.children: dict[NodeId, object] = {}
+
+    @property
+    def attached(self) -> bool:
+        return self.is_root or self.parent is not None
 
     def propose(self, head: Head, now: int) -> None:
         self._forest.proposed.append(head)
@@ -77,6 +117,7 @@ class FakeForest:
         self.heard: list[Head] = []
         self.concluded: list[AppId] = []
         self.room = True
+        self.ring = FakeRing()
         self.groves: dict[AppId, FakeGrove] = {}
 
     def know(self, genesis: Genesis, now: int) -> bool:
@@ -113,7 +154,13 @@ class Stage:
         self.out = Outbox(ME.id)
         self.published: list[Head] = []
         self.roles = Applications(
-            ME, RoundConfig(), out=self.out, publish_voters=lambda head, now: self.published.append(head)
+            ME,
+            RoundConfig(),
+            out=self.out,
+            publish_voters=lambda head, now: self.published.append(head),
+            signer=Named(b"me"),
+            verifier=Trusting(),
+            label="ward 3",
         )
         self.forest = FakeForest(self.out)
         self.roles.forest = self.forest  # type: ignore[assignment]

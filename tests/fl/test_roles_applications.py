@@ -13,7 +13,7 @@ from fl import applications
 from fl import spec as specs
 from fl.applications import decode_head, decode_spec, voters_version
 from fl.messages import Order, Work, encode
-from fl.notices import RoleChanged, RoundCommitted, StatusChanged
+from fl.notices import Declined, RoleChanged, RoundCommitted, StatusChanged
 from fl.tasks import Contribution, Merged
 from protocol.effects import CancelCompute, Penalize
 from protocol.errors import Code
@@ -214,7 +214,7 @@ def test_what_is_forgotten_below_is_forgotten_here(stage: Stage) -> None:
     stage.roles.record_changed(stop_record(stage), 0)
     stage.roles.forgotten(stage.app)
     assert stage.roles.apps == {}
-    assert stage.roles._refused == {}
+    assert stage.roles.willingness.objection(stage.spec) == ""
     stage.roles.record_changed(app_record(stage), 0)
     assert stage.roles.apps == {}
 
@@ -234,22 +234,22 @@ def test_a_full_forest_takes_no_more(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("names", "works", "owners", "joins", "says"),
     [
-        ({"digits"}, True, {OWNER}, True, None),
-        ({"digits"}, True, set(), False, "refused"),
-        ({"digits"}, False, {OWNER}, False, "refused"),
-        ({"faces"}, True, {OWNER}, False, None),
-        (set(), True, {OWNER}, False, None),
+        ({"digits"}, True, {OWNER}, True, []),
+        ({"digits"}, True, set(), False, ["its owner is not trusted here"]),
+        ({"digits"}, False, {OWNER}, False, ["this node does not run workers"]),
+        ({"faces"}, True, {OWNER}, False, []),
+        (set(), True, {OWNER}, False, []),
     ],
 )
 def test_who_works_is_the_operators_decision(
-    names: set[str], works: bool, owners: set[bytes], joins: bool, says: str | None
+    names: set[str], works: bool, owners: set[bytes], joins: bool, says: list[str]
 ) -> None:
     stage = Stage()
     stage.roles.bind(frozenset(names), works, 0)
     stage.roles.trust(frozenset(owners), frozenset(), 0)
     stage.roles.record_changed(app_record(stage), 0)
     assert bool(stage.forest.joined) is joins
-    assert status(stage) == says
+    assert [notice.why for notice in stage.said(Declined)] == says
 
 
 def test_code_may_be_approved_by_its_hash() -> None:

@@ -95,7 +95,7 @@ def example(cls: type[Any]) -> Any:
 # ---- any instance ----------------------------------------------------------------------------------------------------
 
 
-def strategy(info: types.Type, ids: Sequence[bytes] = ()) -> st.SearchStrategy[Any]:
+def strategy(info: types.Type, ids: Sequence[bytes] = ()) -> st.SearchStrategy[Any]:  # noqa: C901 - a case per type
     """Instances of ``info`` within its bounds; containers stay short, since bounds have tests of their own.
 
     With ``ids`` every id is one of them and most numbers are small, so that messages concern each other.
@@ -106,6 +106,8 @@ def strategy(info: types.Type, ids: Sequence[bytes] = ()) -> st.SearchStrategy[A
             return st.none()
         case types.BoolType():
             return st.booleans()
+        case types.EnumType():
+            return st.sampled_from(info.cls)
         case types.IntType():
             low = INT_LOW if info.ge is None else info.ge
             anything = st.integers(low, INT_HIGH if info.le is None else info.le)
@@ -164,7 +166,7 @@ def largest(info: types.Type) -> float:
     match info:
         case types.NoneType() | types.BoolType():
             return 1
-        case types.IntType() | types.FloatType():
+        case types.IntType() | types.FloatType() | types.EnumType():
             return _SCALAR
         case types.StrType():
             widest = 1 if info.pattern else 4  # a pattern of ours admits printable ASCII only
