@@ -41,6 +41,7 @@ def _detail(session: Session, app: AppInfo) -> None:
         ("parent", short(app.parent) if app.parent else ""),
         ("children", " ".join(map(short, app.children))),
         ("voters", " ".join(map(short, app.voters))),
+        *(("trouble", f"{one.name or short(one.node)}: {one.sentence}") for one in app.troubles),
     ]
     session.out.answer(app, session.out.fields(pairs))
 
@@ -68,8 +69,8 @@ LS = Command(
     name="ls",
     summary="List applications: status, round, this node's role.",
     text=(
-        "An application is `waiting` for enough nodes, `running`, `stalled` without a majority of its voters, or has "
-        "`finished`. `refused` concerns this node only: the detail says why, for example that its owner is not trusted "
+        "An application is `waiting` for enough nodes, `running`, `failing` because no node is left that could "
+        "contribute, `stalled` without a majority of its voters, or has `finished`. `refused` concerns this node only: the detail says why, for example that its owner is not trusted "
         "here. Roles in its tree: the `root` coordinates, an `aggregator` adds up what its children send, a "
         "`worker` trains."
     ),
