@@ -70,9 +70,9 @@ LS = Command(
     summary="List applications: status, round, this node's role.",
     text=(
         "An application is `waiting` for enough nodes, `running`, `failing` because no node is left that could "
-        "contribute, `stalled` without a majority of its voters, or has `finished`. `refused` concerns this node only: the detail says why, for example that its owner is not trusted "
-        "here. Roles in its tree: the `root` coordinates, an `aggregator` adds up what its children send, a "
-        "`worker` trains."
+        "contribute, `stalled` without a majority of its voters, or has `finished`. `refused` concerns this node only: "
+        "the detail says why, for example that its owner is not trusted here. Roles in its tree: the `root` "
+        "coordinates, an `aggregator` adds up what its children send, a `worker` trains."
     ),
     examples=(("ls", "all that this node knows"), ("ls digits", "one, with its place in the tree")),
     then="mycelia models ls",
