@@ -93,6 +93,8 @@ class Engine:
         """Class of a message sent or of a notice emitted, or ``Penalize`` → who wants to see it."""
         self.links = Links(self.schedule, network, self.by_id, self.deliver, check_wire=check_wire)
         self.flows = Flows(self.schedule, network, self.by_id, self.artifacts, self.deliver)
+        if network.config.shared:
+            self.links.bulk = self.flows.beside
         self.disks = Disks(self.schedule, disk or DiskConfig(), seed, self.deliver)
         self._factory = factory
         self._compute = compute

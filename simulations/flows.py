@@ -5,6 +5,10 @@ where a flow begins, ends or is obstructed, which touches the flows of two hosts
 receiving the blob passes it on as it comes (cut-through, DESIGN section 4): a flow that has caught up with its *feed*
 moves at the feed's own rate, and one that has not gets an event at the moment at which it will.  Progress survives a
 failed transfer and, with the disk, a crash; the next transfer resumes there.
+
+Messages have connections of their own beside those of transfers.  On a shared uplink every connection gets the same:
+among n transfers a message gets one part of n + 1, and what it took is paid by the transfers, at the latest when they
+would have been complete.
 """
 
 from __future__ import annotations
@@ -71,6 +75,8 @@ class Flows:
         self._outgoing: dict[int, dict[Flow, None]] = {}
         self._kept: dict[tuple[int, BlobId], float] = {}
         self._dirty: dict[Flow, None] = {}
+        self._debt: dict[int, int] = {}
+        """Bytes of messages that left a host beside its transfers, and that these have not paid for yet."""
 
     # ---- what a process asks for ----
 
@@ -97,6 +103,14 @@ class Flows:
         if flow is not None:
             self._remove(flow)
             self._settle()
+
+    def beside(self, index: int, size: int) -> int:
+        """A message of ``size`` bytes leaves host ``index``: beside how many transfers?"""
+        outgoing = self._outgoing.get(index)
+        if not outgoing:
+            return 0
+        self._debt[index] = self._debt.get(index, 0) + size
+        return len(outgoing)
 
     # ---- what happens to hosts ----
 
@@ -207,7 +221,9 @@ class Flows:
 
     def _update(self, flow: Flow) -> None:
         now = self._schedule.now
-        if flow.advance(now) >= flow.size and self._artifacts.holds(flow.source, flow.blob):
+        if flow.advance(now) >= flow.size and flow.source.index in self._debt:
+            flow.progress -= min(float(self._debt.pop(flow.source.index)), flow.progress)
+        if flow.progress >= flow.size and self._artifacts.holds(flow.source, flow.blob):
             self._finish(flow)
             return
         before = flow.rate

@@ -83,6 +83,8 @@ class Links:
         self._draw = network.draw
         self._arrives = self._arrive
         """Bound once: a new bound method for each message would cost time and memory."""
+        self.bulk: Callable[[int, int], int] | None = None
+        """Of a shared uplink: called with (host, bytes of a message), answers how many transfers go out there."""
         self._held: dict[Link, None] = {}
         self._sized: Message | Routed | None = None
         self._size = 0
@@ -104,7 +106,10 @@ class Links:
         leaves = self._schedule.now
         if host.busy_until > leaves:
             leaves = host.busy_until
-        host.busy_until = leaves = leaves + int(size * self._ns_per_byte)
+        took = int(size * self._ns_per_byte)
+        if self.bulk is not None:
+            took *= 1 + self.bulk(host.index, size)
+        host.busy_until = leaves = leaves + took
         if self._network.noise is None:
             self._schedule.at(self._arrival(link, host, leaves), self._arrives, link, host, message)
         else:

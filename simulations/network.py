@@ -56,6 +56,8 @@ class NetworkConfig:
     """A link on which data stay unacknowledged for this long is broken by the kernel (TCP_USER_TIMEOUT)."""
     idle_close_ns: int = 0
     """Links that carried nothing for this long are closed, as no death; 0: never."""
+    shared: bool = False
+    """Messages and transfers share a host's uplink; otherwise each has one of its own."""
     late_share: float = 0.5
     """Of the links held up by a cut, the share that deliver what they held when it heals; the others are reset."""
 

@@ -167,14 +167,18 @@ class Run:
 def run(
     scenario: Scenario, seed: int | None = None, *, compute: ComputePort | None = None, check_wire: bool = False,
     hooks: Sequence[Hook] = (), stop_early: bool = False,
+    strict: bool = False,
 ) -> Result:  # fmt: skip
     """Run ``scenario`` with ``seed`` (its own by default) and check it.
 
     ``compute`` replaces the integer arithmetic, sums are then not recomputed; ``check_wire`` sends every message
-    through the codec; ``hooks`` see every event; ``stop_early`` ends the run soon after the first violation.
+    through the codec; ``hooks`` see every event; ``stop_early`` ends the run soon after the first violation; ``strict``
+    reports properties that the protocol is known not to have yet as well.
     """
     chosen = scenario.seed if seed is None else seed
-    return Run(scenario, chosen, compute=compute, check_wire=check_wire, hooks=hooks, stop_early=stop_early).execute()
+    return Run(
+        scenario, chosen, compute=compute, check_wire=check_wire, hooks=hooks, stop_early=stop_early, strict=strict
+    ).execute()
 
 
 def _where(error: AssertionError) -> str:

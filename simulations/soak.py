@@ -2,10 +2,13 @@
 
 Every seed draws its own sizes, distances, applications and mix of faults (swarm testing, Groce et al. 2012: leaving
 features out at random finds more than always using all of them).  Failing seeds go into
-``tests/simulations/seeds.toml``, so the meaning of a seed must not change: append new draws to the end of :func:`draw`.
+``tests/simulations/seeds.toml``, so the meaning of a seed must not change: new kinds of weather go into
+:func:`add_more`, and if that changes what older seeds mean they are listed under the draw that they failed with.
 """
 
 from __future__ import annotations
+
+import msgspec
 
 from protocol.streams import Stream
 
@@ -27,7 +30,13 @@ _KINDS = (
 
 
 def draw(seed: int) -> Scenario:
-    """The scenario of one seed: at least 64 nodes, 3 applications, 10^5 events and 3 kinds of fault."""
+    """The scenario of one seed: at least 64 nodes, 3 applications, 10^5 events and 3 kinds of fault, and on top of them
+    what owners, clocks, routes and stragglers do."""
+    return add_more(plain(seed), Stream(seed, "soak", "more"))
+
+
+def plain(seed: int) -> Scenario:
+    """What a seed meant before owners, clocks, routes and stragglers were drawn too."""
     stream = Stream(seed, "soak")
     nodes = MIN_NODES + stream.below(65)
     workers = 6 + stream.below(19)
@@ -68,6 +77,38 @@ def draw(seed: int) -> Scenario:
     )
     assert len(kinds(scenario.faults)) >= MIN_KINDS
     return scenario
+
+
+def add_more(scenario: Scenario, stream: Stream) -> Scenario:
+    """``scenario`` and, each with a probability of its own, the kinds of weather that were added later."""
+    applications, faults, nodes = scenario.applications, scenario.faults, scenario.nodes.count
+
+    def now_and_then(share: float) -> bool:
+        return stream.uniform() < share
+
+    code = now_and_then(0.4)
+    straggling = now_and_then(0.3)
+    return msgspec.structs.replace(
+        scenario,
+        links=msgspec.structs.replace(scenario.links, shared=now_and_then(0.5)),
+        applications=msgspec.structs.replace(
+            applications,
+            bundle_bytes=10_000 + stream.below(300_000) if code else 0,
+            patience=2 + stream.below(4) if now_and_then(0.3) else 0,
+        ),
+        faults=msgspec.structs.replace(
+            faults,
+            submitter_gone=now_and_then(0.5),
+            power_root=now_and_then(0.3),
+            stops=int(now_and_then(0.3)),
+            wrong_clocks=1 + stream.below(nodes // 16) if now_and_then(0.3) else 0,
+            pair_cuts=1 + stream.below(nodes // 4) if now_and_then(0.3) else 0,
+            cut_beside_id=now_and_then(0.2),
+            unreachable_share=stream.uniform(0.05, 0.35) if now_and_then(0.15) else 0.0,
+            slow_compute=max(faults.slow_compute, 1 + stream.below(nodes // 16)) if straggling else faults.slow_compute,
+            slow_factor=stream.choice((30.0, 300.0)) if straggling else 10.0,
+        ),
+    )
 
 
 def _draw_faults(stream: Stream, nodes: int) -> Faults:

@@ -80,6 +80,8 @@ class World:
         self._names = self.developer.bindings()
         self._clock_errors: dict[int, int] = {}
         """Host → by how many ns its wall clock is ahead."""
+        self.liars: dict[NodeId, None] = {}
+        """Nodes that do not keep to the protocol."""
         self.weather = Weather(self.engine.network)
         self._lost: dict[int, None] = {}
         """Hosts whose disk is gone: an identity without its memory must never speak again."""
@@ -336,6 +338,7 @@ def _network_config(scenario: Scenario) -> NetworkConfig:
         dial_timeout_ns=ns(links.dial_timeout_s),
         link_timeout_ns=ns(links.link_timeout_s),
         idle_close_ns=ns(links.idle_close_s),
+        shared=links.shared,
         late_share=links.late_share,
     )
 

@@ -9,26 +9,20 @@ from __future__ import annotations
 from ..world import World
 from .attendance import Attendances
 from .base import Checker, Report, Violation
+from .blame import Blame
 from .bounds import Bounds
+from .guardians import Guardians
 from .heads import Heads
+from .keeping import Keeping
 from .liveness import Liveness
 from .rings import Rings
 from .trees import Trees
 from .waves import Waves
 
 __all__ = [
-    "Attendances",
-    "Bounds",
-    "Checker",
-    "Heads",
-    "Liveness",
-    "Report",
-    "Rings",
-    "Trees",
-    "Violation",
-    "Waves",
-    "attach",
-]
+    "Attendances", "Blame", "Bounds", "Checker", "Guardians", "Heads", "Keeping", "Liveness", "Report", "Rings",
+    "Trees", "Violation", "Waves", "attach",
+]  # fmt: skip
 
 
 def attach(world: World, report: Report, *, exact: bool) -> tuple[Heads, list[Checker]]:
@@ -40,6 +34,9 @@ def attach(world: World, report: Report, *, exact: bool) -> tuple[Heads, list[Ch
         Trees(world, report),
         Rings(world, report),
         Bounds(world, report),
+        Blame(world, report),
+        Keeping(world, report, heads),
+        Guardians(world, report, heads),
         Liveness(world, report, heads),
     ]
     return heads, [heads, *others]

@@ -23,13 +23,14 @@ from pubsub.messages import Head
 from ..clock import MILLISECOND, SECOND
 from ..developer import Submission
 from ..host import Host
+from ..scenario import ns
 from ..world import World
 from .base import Report, who
 from .heads import Heads
 
 SETTLE_NS = 15 * SECOND
 """For how long a node must have been well to be expected: it has to enter the ring, hear of the application, find a
-parent, and sit out one wave."""
+parent, and sit out one wave.  Those who were there before the application was submitted are expected from the start."""
 TRAVEL_NS = 1500 * MILLISECOND
 """Longest way of a contribution to the root, merges included."""
 STRAGGLE = 1.5
@@ -105,7 +106,8 @@ class Attendances:
         opened = [at for epoch, at in self._opened.get((app, head.round), {}).items() if epoch <= head.epoch]
         if submission is None or submission.spec is None or submission.spec.fraction < 1 or not opened:
             return
-        since = min(opened[-1] - SETTLE_NS, *self._opened.get((app, before.round), {0: opened[-1]}).values())
+        settled = min(opened[-1] - SETTLE_NS, *self._opened.get((app, before.round), {0: opened[-1]}).values())
+        since = max(settled, ns(self._world.scenario.nodes.join_s))
         expected = tuple(self._world.members[index] for index in submission.workers)
         expected = tuple(host for host in expected if self._well(host, since))
         present = dict.fromkeys(head.contributors, True)
@@ -121,7 +123,8 @@ class Attendances:
 
     def _well(self, host: Host, since: int) -> bool:
         well = self._world.weather.well_since(host)
-        return well is not None and well <= since
+        excused = host.index in self._world.wrong_clocks or host.id in self._world.liars
+        return well is not None and well <= since and not excused
 
     def _excuse(self, submission: Submission, head: Head, now: int) -> Callable[[Host], bool]:
         """Who of the missing is a straggler?"""

@@ -85,6 +85,11 @@ class Heads:
         chain = self.chains.get(app)
         return chain.rounds.get(round_ - 1) if chain is not None else None
 
+    def accepted_by(self, host: Host, app: AppId) -> Head | None:
+        """The head that ``host`` holds as a voter, as its disk has it."""
+        ballot = self._ballots.get((host.index, app))
+        return ballot.accepted if ballot is not None else None
+
     # ---- what one voter may do ----
 
     def _durable(self, host: Host, key: str, value: bytes | None) -> None:

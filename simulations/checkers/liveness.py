@@ -37,23 +37,33 @@ class Liveness:
                 self._report.add("submitted", now, f"{submission.data} never found its voters")
                 continue
             finished = self.finished(submission)
-            if finished:
-                self._news(submission, now)
-            if self.can_finish(submission):
+            if finished and submission.stopped is None:
+                self._news(submission, "finished", now)
+            if submission.stopped is not None:
+                self._news(submission, "stopped", now)
+            elif self.can_finish(submission):
                 self._report.require(finished, "finishes", now, self._describe(submission))
             elif not finished:
                 silent = f"{short(spec.id)} lacks voters or workers and nobody says so"
                 self._report.require(self._owns_up(submission), "says-stalled", now, silent)
 
-    def _news(self, submission: Submission, now: int) -> None:
-        """Every node that was not just started knows that it is over: the record reaches all."""
-        ignorant = [
-            host.index
-            for host in self._world.running()
-            if self._world.core(host).apps.outcome(submission.app) != "finished"
-        ]
-        some = f"{short(submission.app)}: {len(ignorant)} nodes do not know that it is finished, such as {ignorant[:5]}"
+    def _news(self, submission: Submission, outcome: str, now: int) -> None:
+        """Every node that was not just started knows that it is over: the record reaches all whose clock can tell that
+        it is valid.  Of an application that
+        finished and was stopped at about the same time some may know the one and some the other."""
+        ignorant = [host.index for host in self._informed() if not self._knows(host, submission, outcome)]
+        some = (
+            f"{short(submission.app)}: {len(ignorant)} nodes do not know that it is {outcome}, such as {ignorant[:5]}"
+        )
         self._report.require(not ignorant, "news-reach-all", now, some)
+
+    def _informed(self) -> list[Host]:
+        wrong = self._world.wrong_clocks
+        return [host for host in self._world.running() if host.index not in wrong and host.id not in self._world.liars]
+
+    def _knows(self, host: Host, submission: Submission, outcome: str) -> bool:
+        said = self._world.core(host).apps.outcome(submission.app)
+        return said == outcome or (said is not None and self.finished(submission))
 
     def finished(self, submission: Submission) -> bool:
         chain = self._heads.chains.get(submission.app)
@@ -77,7 +87,12 @@ class Liveness:
 
     def settled(self) -> bool:
         """Nothing is left to wait for."""
-        return all(self.finished(s) or not self.can_finish(s) for s in self._world.submissions)
+        return all(self._at_rest(submission) for submission in self._world.submissions)
+
+    def _at_rest(self, submission: Submission) -> bool:
+        if submission.stopped is not None:
+            return all(self._knows(host, submission, "stopped") for host in self._informed())
+        return self.finished(submission) or not self.can_finish(submission)
 
     def _owns_up(self, submission: Submission) -> bool:
         """Some running node reports it ``stalled``, or ``waiting`` for workers."""

@@ -1,11 +1,15 @@
-"""The ring: in the end every live node knows its true neighbours."""
+"""The ring: in the end every live node knows its true neighbours, has a full leaf set, and suspects no live one."""
 
 from __future__ import annotations
 
 from protocol.ids import short
 
+from ..host import Host
 from ..world import World
 from .base import Report, who
+
+NEAR = 8
+"""Live nodes on each side that a leaf set, of twelve on each side, must have when the ring had time to settle."""
 
 
 class Rings:
@@ -27,8 +31,28 @@ class Rings:
             if count < 3:
                 continue
             known = list(ring.view.leaves.neighbours())
+            self._leaves(host, members, now)
+            suspected = [other for other in members if ring.view.liveness.suspected(other.id)]
+            text = f"{who(host)} still suspects {[who(other) for other in suspected[:3]]}, which run"
+            self._report.require(not suspected, "suspicion-ends", now, text)
             for side, true in (("left", members[place - 1]), ("right", members[(place + 1) % count])):
                 self._report.require(
                     true.id in known, "ring-closed", now,
                     f"{who(host)} does not know {short(true.id)} on its {side}, but {[short(i) for i in known]}",
                 )  # fmt: skip
+
+    def _leaves(self, host: Host, members: list[Host], now: int) -> None:
+        """Nobody dead in the leaf set, and on each side the nearest of those that live."""
+        leaves = self._world.core(host).ring.view.leaves
+        held = {contact.id: True for contact in leaves}
+        place, count = members.index(host), len(members)
+        near = (
+            [members[(place + step) % count] for step in range(-NEAR, NEAR + 1) if step]
+            if count > 2 * NEAR
+            else members
+        )
+        absent = [other for other in near if other is not host and other.id not in held]
+        names = [short(other.id) for other in absent[:3]]
+        self._report.require(
+            not absent, "leaf-set-full", now, f"{who(host)} lacks {len(absent)} leaves, such as {names}"
+        )

@@ -59,6 +59,8 @@ class Trees:
             parent = trees.get(tree.parent) if tree.parent is not None else None
             if parent is not None and node not in self._world.core(parent).forest.groves[app].tree.children:
                 found["parent-knows-child", app, node] = f"{short(node)} is unknown to its parent {short(parent.id)}"
+            if parent is not None and tree.path != self._world.core(parent).forest.groves[app].tree.my_path:
+                found["path-is-true", app, node] = f"{short(node)} believes in another path to the root than its parent"
             for child in tree.children:
                 other = trees.get(child)
                 if other is not None and self._world.core(other).forest.groves[app].tree.parent != node:

@@ -1,0 +1,85 @@
+"""What must not be lost is held by those who promised to hold it.
+
+A voter that says ``Accepted`` has the head's model and state on its own disk, whole, and keeps them for as long as that
+head is the one that it holds.  The code of an application is on the disks of several nodes from shortly after it has a
+root until it is over: any one machine may burn, the submitter's as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocol.ids import AppId, BlobId, short
+from pubsub.messages import Accepted, Head
+
+from ..clock import SECOND
+from ..developer import Submission
+from ..host import Host, State
+from ..world import World
+from .base import Report, who
+from .heads import Heads
+
+CODE_NS = 30 * SECOND
+"""Time that the code has to get from the submitter's disk to others, once the application has a root."""
+
+
+class Keeping:
+    """Looks into the stores of those who hold something for others."""
+
+    def __init__(self, world: World, report: Report, heads: Heads) -> None:
+        self._world, self._report, self._heads = world, report, heads
+        self._told: dict[tuple[int, AppId, tuple[int, int]], None] = {}
+        """(Host, application, head) of which something was reported already."""
+        self._scattered: dict[AppId, int] = {}
+        """Application → since when its code has been on too few disks, or, if it still may be, should have been."""
+        world.engine.tap(Accepted, self._accepted)
+
+    def sample(self, now: int) -> None:
+        """Every voter still holds what it accepted, and every application's code is in several places."""
+        for host in self._world.running():
+            for app, voter in self._world.core(host).forest.voters.items():
+                if voter.ballot.accepted is not None and not voter.over:
+                    self._held(host, app, voter.ballot.accepted, now, "lost the content of")
+        for submission in self._world.submissions:
+            self._code(submission, now)
+
+    def finish(self, now: int) -> None:
+        """As at any other time."""
+        self.sample(now)
+
+    def _accepted(self, now: int, host: Host, effect: Any) -> None:
+        message: Accepted = effect.message
+        accepted = self._heads.accepted_by(host, message.app)
+        if accepted is not None and accepted.order == (message.epoch, message.round):
+            self._held(host, message.app, accepted, now, "accepts, without its content,")
+
+    def _held(self, host: Host, app: AppId, head: Head, now: int, does: str) -> None:
+        artifacts = self._world.artifacts
+        absent = [value for value in (head.model, head.state) if value.blob and not artifacts.holds(host, value.blob)]
+        name = (host.index, app, head.order)
+        if absent and name not in self._told:
+            self._told[name] = None
+            self._report.add("voter-holds-model", now, f"{who(host)} {does} head {head.order} of {short(app)}")
+
+    def _code(self, submission: Submission, now: int) -> None:
+        spec = submission.spec
+        if spec is None or not spec.bundle.blob or not submission.accepted or self._over(submission):
+            self._scattered.pop(submission.app, None)
+            return
+        wanted = min(len(spec.voters) // 2 + 1, len(self._world.running()))
+        holders = self._holders(spec.bundle.blob)
+        since = self._scattered.setdefault(submission.app, now)
+        if holders >= wanted:
+            self._scattered[submission.app] = now
+        elif now - since >= CODE_NS:
+            self._scattered[submission.app] = now
+            few = f"{short(submission.app)}: its code is on {holders} running nodes, on {wanted} it ought to be"
+            self._report.add("code-has-holders", now, few)
+
+    def _holders(self, blob: BlobId) -> int:
+        artifacts = self._world.artifacts
+        return sum(artifacts.holds(host, blob) for host in self._world.members if host.state is not State.OFF)
+
+    def _over(self, submission: Submission) -> bool:
+        chain = self._heads.chains.get(submission.app)
+        return submission.stopped is not None or (chain is not None and chain.finished)
