@@ -51,7 +51,7 @@ class WorkerProcess:
         try:
             async with asyncio.timeout(patience):
                 await self._dial(path)
-                hello, _ = await self._receive()
+                hello = await self._receive()
             if not isinstance(hello, channel.Hello):
                 raise WorkerLost("the worker process does not speak our protocol", _RESTART)
             self._process = os.pidfd_open(hello.pid)
@@ -65,24 +65,32 @@ class WorkerProcess:
         return self
 
     async def ask(self, request: channel.Request, content: Content | None, limit: int, hear: Hear) -> tuple[Any, bytes]:
-        """The answer to ``request``, and the at most ``limit`` bytes of tensors that came with it.
+        """The answer to ``request``, and the at most ``limit`` bytes of tensors that came with it, for which
+        ``request`` takes a slot along (``channel.carries``).
 
         ``content`` goes along: a file by itself, bytes as sealed memory.  ``hear`` gets each line that user code
         writes.  Raises what the worker reports, and WorkerLost.
         """
+        slot = -1
         try:
-            await self._send(request, content)
+            if channel.carries(request) > (content is not None):
+                slot = channel.slot(limit)
+            await self._send(request, content, slot)
             for _ in range(LOG_LINES + 2):
-                reply, descriptor = await self._receive()
+                reply = await self._receive()
                 if isinstance(reply, channel.Failed):
                     raise reply.error()
                 if not isinstance(reply, channel.Log):
-                    return reply, b"" if descriptor is None else await self._read(descriptor, limit)
+                    size = reply.size if isinstance(reply, channel.Done) else 0
+                    return reply, await self._read(slot, size) if slot >= 0 else b""
                 hear(reply.text)
         except OSError as error:
             raise WorkerLost(f"the worker process is gone: {error.strerror}", _DIED) from None
         except PeerError as error:
             raise WorkerLost(f"the worker process breaks the protocol: {error}", _DIED) from None
+        finally:
+            if slot >= 0:
+                os.close(slot)
         raise WorkerLost("the worker process writes more lines than it may", _DIED)
 
     def kill(self) -> None:
@@ -92,7 +100,6 @@ class WorkerProcess:
                 signal.pidfd_send_signal(self._process, signal.SIGKILL)
             os.close(self._process)
             self._process = -1
-        self._frames.close()
         self._connection.close()
 
     async def _dial(self, path: Path) -> None:
@@ -108,11 +115,11 @@ class WorkerProcess:
                 f"the fork server at {path} belongs to another user", "set [worker] fork_server to your own"
             )
 
-    async def _send(self, request: channel.Request, content: Content | None) -> None:
+    async def _send(self, request: channel.Request, content: Content | None, slot: int) -> None:
         descriptor = await _descriptor(content)
         try:
-            data = memoryview(channel.frame(request, int(descriptor is not None)))
-            carried = [] if descriptor is None else [descriptor]
+            data = memoryview(channel.frame(request))
+            carried = [one for one in (descriptor, slot) if one >= 0]
             while data:
                 try:
                     sent = socket.send_fds(self._connection, [data], carried)
@@ -121,22 +128,21 @@ class WorkerProcess:
                     continue
                 data, carried = data[sent:], []
         finally:
-            if descriptor is not None:
+            if descriptor >= 0:
                 os.close(descriptor)
 
-    async def _receive(self) -> tuple[Any, int | None]:
+    async def _receive(self) -> Any:
         while (received := self._frames.next()) is None:
             try:
-                data, descriptors, _, _ = socket.recv_fds(
-                    self._connection, _CHUNK, channel.MAX_PENDING, socket.MSG_CMSG_CLOEXEC
-                )
+                # No room for descriptors: the kernel drops what is attached, and says so.
+                data, _, flags, _ = self._connection.recvmsg(_CHUNK)
             except BlockingIOError:
                 await self._until(writable=False)
                 continue
             if not data:
                 raise WorkerLost("the worker process died", _DIED)
-            self._frames.feed(data, descriptors)
-        return received
+            self._frames.feed(data, truncated=bool(flags & socket.MSG_CTRUNC))
+        return received[0]
 
     async def _until(self, *, writable: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -154,16 +160,11 @@ class WorkerProcess:
             remove(self._connection)
 
     @staticmethod
-    async def _read(descriptor: int, limit: int) -> bytes:
-        try:
-            channel.check_sealed(descriptor, limit)
-            size = os.fstat(descriptor).st_size
-        except BaseException:
-            os.close(descriptor)
-            raise
+    async def _read(slot: int, size: int) -> bytes:
+        channel.taken(slot, size)
 
         def copy() -> bytes:
-            with channel.mapped(descriptor) as view:
+            with channel.mapped(os.dup(slot)) as view:
                 return bytes(view)
 
         return copy() if size < LARGE else await asyncio.to_thread(copy)
@@ -173,9 +174,9 @@ _RESTART = "see forkserver.log in the runtime directory"
 _DIED = "the next task gets a fresh process; a process that dies again is most likely out of memory"
 
 
-async def _descriptor(content: Content | None) -> int | None:
+async def _descriptor(content: Content | None) -> int:
     if content is None:
-        return None
+        return -1
     if isinstance(content, Path):
         return os.open(content, os.O_RDONLY | os.O_CLOEXEC)
     return channel.sealed(content) if len(content) < LARGE else await asyncio.to_thread(channel.sealed, content)

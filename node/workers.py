@@ -256,7 +256,7 @@ class WorkerPool:
         except BaseException:
             self._retire(process)
             raise
-        if not reply.files_locked and not self._warned:
+        if not reply.landlock and not self._warned:
             self._warned = True
             log.warning(
                 "this kernel has no Landlock: code of applications can read this user's files (not the network)"

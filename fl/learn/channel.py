@@ -1,13 +1,19 @@
-"""Between daemon and worker process: control as MessagePack, tensors as sealed memory.
+"""Between daemon and worker process: control as MessagePack, tensors as memory that cannot change under a reader.
 
-    frame = descriptors (1 byte: 0 or 1) ‖ length (4 bytes, big-endian) ‖ body
+    frame = descriptors (1 byte) ‖ length (4 bytes, big-endian) ‖ body
 
-A frame that carries a model or a bundle brings one descriptor along (SCM_RIGHTS): an anonymous file (memfd) that is
-*sealed*, so that the receiver can map it: a file that could still shrink would kill whoever reads it, and one that
-could still change would defeat every check.  The daemon may also pass a file of its artifact store.
+*Down.*  A request brings as many descriptors as its kind has (:func:`carries`), by SCM_RIGHTS: the bundle or the model,
+a sealed anonymous file (memfd) or a file of the daemon's artifact store, and *slots*: memory that the daemon made, as
+large as the answer may be and unable to grow, into which the worker writes its tensors.
 
-The worker runs foreign code and may write anything at all into the socket, so the daemon decodes its answers against
-their types and limits, as it does with peers.  This module is without I/O but for the few calls on descriptors.
+*Up.*  No descriptor ever comes from a worker.  The worker runs foreign code, and each descriptor that it could attach
+would be one that the daemon has to find and close.  The daemon therefore receives without room for any: the kernel
+drops what is attached and says so (MSG_CTRUNC), and the worker is ended for it.  A worker is not even let to send one
+(:mod:`fl.learn.syscalls`).  When the worker says how much it has written, the daemon seals the slot, so that nobody can
+change or shrink it any more, compares its size with that word, and only then looks (:func:`taken`).
+
+The worker may write anything at all into the socket, so the daemon decodes its answers against their types and limits,
+as it does with peers.  This module is without I/O but for the few calls on descriptors.
 """
 
 from __future__ import annotations
@@ -16,8 +22,7 @@ import fcntl
 import mmap
 import os
 import struct
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -25,17 +30,18 @@ import msgspec
 
 from fl.data.binding import Binding
 from fl.spec import Field
-from protocol.errors import AggregationError, CodecError, ConfigError, LimitError, MyceliaError, UsageError
+from protocol.errors import AggregationError, CodecError, ConfigError, LimitError, MyceliaError, PeerError, UsageError
 
 from .errors import AppError, SandboxError
 from .inline import Job
 
 MAX_BODY = 1 << 20
 """Bytes of one control frame; log lines and tracebacks are far below."""
-MAX_PENDING = 4
-"""Descriptors that may wait for their frame."""
+MAX_DESCRIPTORS = 2
+"""Most that a frame carries: a model and a slot."""
 _PREFIX = struct.Struct(">BI")
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_WITH = {"initial": 1, "train": 2, "evaluate": 1, "describe": 0}
 
 Text = Annotated[str, msgspec.Meta(max_length=8192)]
 
@@ -55,10 +61,13 @@ class Open(Request, frozen=True, gc=False):
     binding: Binding | None
     """None for a worker that only makes the initial model."""
     schema: dict[str, Field]
+    private: tuple[str, ...] = ()
+    """Paths that must not be readable from inside the sandbox: the node's keys, data of others."""
 
 
 class Run(Request, frozen=True, gc=False):
-    """Call user code.  ``train`` and ``evaluate`` bring the model; answered by ``Done`` or ``Failed``."""
+    """Call user code.  ``train`` and ``evaluate`` bring the model, ``initial`` and ``train`` a slot; answered by
+    ``Done`` or ``Failed``."""
 
     what: Literal["initial", "train", "evaluate", "describe"]
     job: Job
@@ -83,8 +92,8 @@ class Hello(Reply, frozen=True, gc=False):
 class Ready(Reply, frozen=True, gc=False):
     """The code is loaded, the sandbox is shut, the data is there."""
 
-    files_locked: bool
-    """Whether the file system is out of reach too (Landlock)."""
+    landlock: int
+    """Version of Landlock that keeps the file system out of reach; 0 for none."""
     samples: int
 
 
@@ -101,10 +110,11 @@ class Log(Reply, frozen=True, gc=False):
 
 
 class Done(Reply, frozen=True, gc=False):
-    """``initial`` and ``train`` bring tensors."""
+    """After ``initial`` and ``train`` the slot holds ``size`` bytes of tensors."""
 
     weight: float = 0.0
     metrics: Annotated[dict[Annotated[str, msgspec.Meta(max_length=64)], float], msgspec.Meta(max_length=64)] = {}
+    size: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Failed(Reply, frozen=True, gc=False):
@@ -139,63 +149,100 @@ _requests = msgspec.msgpack.Decoder(Open | Run | Declare)
 _replies = msgspec.msgpack.Decoder(Hello | Ready | Declared | Log | Done | Failed)
 
 
-def frame(message: Request | Reply, descriptors: int = 0) -> bytes:
+def carries(message: Request | Reply) -> int:
+    """Descriptors that come with ``message``: as many as its kind has, never any other number."""
+    if isinstance(message, Run):
+        return _WITH[message.what]
+    return int(isinstance(message, Open))
+
+
+def frame(message: Request | Reply) -> bytes:
     """The bytes of one frame."""
     body = _encoder.encode(message)
     assert len(body) <= MAX_BODY, f"{type(message).__name__} of {len(body)} bytes"
-    return _PREFIX.pack(descriptors, len(body)) + body
+    return _PREFIX.pack(carries(message), len(body)) + body
 
 
 class Frames:
-    """Cuts a stream of bytes and descriptors into messages.  Owns the descriptors until they are handed out."""
+    """Cuts a stream of bytes and descriptors into messages.  Owns the descriptors until they are handed out.
+
+    Descriptors belong to the frame that began in the bytes with which they came: the kernel never hands out more bytes
+    together with descriptors than the send that carried them, and whatever was sent before it.
+    """
 
     def __init__(self, *, replies: bool) -> None:
         self._decoder: msgspec.msgpack.Decoder[Any] = _replies if replies else _requests
+        self._carry = 0 if replies else MAX_DESCRIPTORS
         self._buffer = bytearray()
-        self._descriptors: deque[int] = deque()
+        self._fetched = 0
+        """Bytes of the stream that ``next`` has consumed."""
+        self._descriptors: list[int] = []
+        self._end = 0
+        """Where in the stream the bytes end with which the descriptors came."""
 
-    def feed(self, data: bytes, descriptors: list[int]) -> None:
-        """Take what one ``recvmsg`` brought.  Raises LimitError when descriptors pile up."""
-        self._buffer += data
-        self._descriptors.extend(descriptors)
-        if len(self._descriptors) > MAX_PENDING:
-            raise LimitError(f"{len(self._descriptors)} descriptors without a frame")
+    def feed(self, data: bytes, descriptors: Sequence[int] = (), *, truncated: bool = False) -> None:
+        """Take what one ``recvmsg`` brought.
 
-    def next(self) -> tuple[Any, int | None] | None:
-        """The next message and its descriptor, which is then the caller's; None when more bytes are needed.
-
-        Raises CodecError, LimitError.
+        Raises LimitError, with all descriptors closed, when there are more than a frame carries, or came before those
+        of the last frame were fetched, or ``truncated`` (MSG_CTRUNC) says that some were dropped.
         """
+        self._buffer += data
+        waiting = bool(self._descriptors)
+        self._descriptors += descriptors
+        if truncated or len(self._descriptors) > self._carry or (waiting and descriptors):
+            self.close()
+            raise LimitError("more descriptors than a frame carries")
+        if descriptors:
+            self._end = self._fetched + len(self._buffer)
+
+    def next(self) -> tuple[Any, list[int]] | None:
+        """The next message and its descriptors, which are then the caller's; None when more bytes are needed.
+
+        Raises CodecError, LimitError, with all descriptors closed.
+        """
+        try:
+            return self._next()
+        except PeerError:
+            self.close()
+            raise
+
+    def _next(self) -> tuple[Any, list[int]] | None:
         if len(self._buffer) < _PREFIX.size:
             return None
         count, length = _PREFIX.unpack_from(self._buffer)
-        if count > 1 or length > MAX_BODY:
+        if count > self._carry or length > MAX_BODY:
             raise LimitError(f"frame of {length} bytes with {count} descriptors")
         if len(self._buffer) < _PREFIX.size + length:
             return None
         body = bytes(self._buffer[_PREFIX.size : _PREFIX.size + length])
         del self._buffer[: _PREFIX.size + length]
-        if count and not self._descriptors:
-            raise CodecError("frame without the descriptor that it announces")
+        self._fetched += _PREFIX.size + length
         try:
             message = self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CodecError(f"not a message: {error}") from None
-        return message, self._descriptors.popleft() if count else None
+        if count != carries(message):
+            raise CodecError(f"{type(message).__name__} with {count} descriptors")
+        if not count:
+            if self._descriptors and self._fetched >= self._end:
+                raise CodecError(f"descriptors on a frame that carries none, {type(message).__name__}")
+            return message, []
+        if len(self._descriptors) != count:
+            raise CodecError(f"{count} descriptors announced, {len(self._descriptors)} came")
+        descriptors, self._descriptors = self._descriptors, []
+        return message, descriptors
 
     def close(self) -> None:
         """Close what was not handed out."""
         while self._descriptors:
-            os.close(self._descriptors.popleft())
+            os.close(self._descriptors.pop())
 
 
 def sealed(content: bytes | memoryview) -> int:
     """A descriptor of anonymous memory that holds ``content`` and can never change.  The caller closes it."""
     descriptor = os.memfd_create("mycelia", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        _write(descriptor, content)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     except OSError:
         os.close(descriptor)
@@ -203,17 +250,45 @@ def sealed(content: bytes | memoryview) -> int:
     return descriptor
 
 
-def check_sealed(descriptor: int, limit: int) -> None:
-    """Refuse to read what the other side could still change.  Raises CodecError, LimitError."""
+def slot(limit: int) -> int:
+    """A descriptor of anonymous memory for an answer of at most ``limit`` bytes; pages are made as they are written.
+    The caller closes it."""
+    descriptor = os.memfd_create("mycelia", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        os.ftruncate(descriptor, limit)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
     except OSError:
-        raise CodecError("tensors came in something that cannot be sealed") from None
-    if seals & _SEALS != _SEALS:
-        raise CodecError("tensors came in memory that is not sealed")
-    size = os.fstat(descriptor).st_size
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def fill(descriptor: int, content: bytes) -> int:
+    """Write an answer into a slot, and return its size.  Raises LimitError when it does not fit."""
+    limit, size = os.fstat(descriptor).st_size, len(content)
     if size > limit:
         raise LimitError(f"tensors of {size} bytes, the limit is {limit}")
+    os.ftruncate(descriptor, size)
+    # Written and not mapped: fresh pages cost half as much.
+    _write(descriptor, content)
+    return size
+
+
+def taken(descriptor: int, size: int) -> None:
+    """Seal a slot for ever, before it is looked at.  Raises CodecError when the worker can still write into it, or when
+    it does not hold ``size`` bytes."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        raise CodecError("tensors in memory that the worker still writes to") from None
+    if (found := os.fstat(descriptor).st_size) != size:
+        raise CodecError(f"tensors of {size} bytes announced, {found} came")
+
+
+def _write(descriptor: int, content: bytes | memoryview) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 @contextmanager

@@ -10,6 +10,9 @@ the workers share its memory until they write.  Several daemons of one machine m
 Nothing is exchanged but the connection itself, so nothing is parsed, let alone unpickled.  Only processes of the same
 user can connect (mode 0600, and the kernel's word for who they are).  With ``--lifeline`` the server ends when its
 standard input does, that is, with whoever started it.
+
+It goes on whatever a worker does: it watches over each from outside (:mod:`fl.learn.ward`), and when the machine has no
+process or descriptor left for a new one it hangs up on the daemon that asked, which tries again.
 """
 
 from __future__ import annotations
@@ -20,25 +23,31 @@ import importlib
 import importlib.util
 import os
 import resource
-import selectors
+import select
 import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from . import worker
+from .ward import Ward
 
 MAX_WORKERS = 256
 WARM_AFTER = 1.0
 """Idle seconds before what most training loops use is imported too."""
+MEASURE_EVERY = 1.0
+"""Seconds between two looks at workers whose threads and files the kernel does not bound."""
 _BACKLOG = 64
+_EXHAUSTED_S = 0.05
+_FIRST, _MANY = 3, 1 << 20
 
 
 def spawn(path: Path, stderr: Any = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
@@ -83,6 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
         command = [sys.executable, "-m", "fl.learn.forkserver", *(arguments or sys.argv[1:])]
         os.execve(sys.executable, command, environment())  # noqa: S606 - ourselves
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     server = ForkServer(options.socket, lifeline=options.lifeline)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -92,88 +103,140 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 class ForkServer:
-    """Accepts, forks, reaps."""
+    """Accepts, forks, watches, reaps."""
 
     def __init__(self, path: Path, *, lifeline: bool) -> None:
         self._path = path
         self._scratch = path.with_name(path.name + ".tmp")
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(mode=0o700)
-        self._children: dict[int, tuple[int, Path]] = {}
-        self._selector = selectors.DefaultSelector()
+        self._wards: dict[int, Ward] = {}
+        """By each descriptor that is watched for them."""
+        self._poll = select.epoll()
         self._listener = _listen(path)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._poll.register(self._listener, select.EPOLLIN)
+        self._lifeline = sys.stdin.fileno() if lifeline else -1
         if lifeline:
-            self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, lambda: sys.exit(0))
+            self._poll.register(self._lifeline, select.EPOLLIN)
 
     def run(self) -> None:
-        """Import torch if it is there, then serve for ever."""
+        """Import torch if it is there, then serve until the lifeline ends."""
         if importlib.util.find_spec("torch") is not None:
             importlib.import_module("torch").set_num_threads(1)
         gc.freeze()  # keeps the collector's marks out of pages that are shared with the workers
-        timeout: float | None = WARM_AFTER
+        warm = False
+        measured = time.monotonic()
         while True:
-            ready = self._selector.select(timeout)
-            if not ready:
+            tick = any(ward.measured for ward in self._all())
+            ready = self._poll.poll(MEASURE_EVERY if tick else None if warm else WARM_AFTER)
+            if not ready and not warm:
                 _warm()
-                timeout = None
-            for key, _ in ready:
-                handle: Callable[[], None] = key.data
-                handle()
+                warm = True
+            for descriptor, events in ready:
+                if descriptor == self._lifeline:
+                    return
+                if descriptor == self._listener.fileno():
+                    self._accept()
+                elif (ward := self._wards.get(descriptor)) is not None:  # none: reaped in this very turn
+                    self._happened(ward, descriptor, events)
+            if tick and time.monotonic() - measured >= MEASURE_EVERY:
+                measured = time.monotonic()
+                for ward in self._all():
+                    if ward.measured:
+                        ward.measure()
 
     def close(self) -> None:
         """Workers end with their fork server; their daemons see the connection close."""
         self._listener.close()
         self._path.unlink(missing_ok=True)
-        for pid in list(self._children):
-            os.kill(pid, signal.SIGKILL)
-            self._reap(pid)
+        for ward in self._all():
+            ward.end()
+            self._forget(ward)
+            ward.reap()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    def _all(self) -> list[Ward]:
+        return list(dict.fromkeys(self._wards.values()))
+
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
-        with connection:
-            if len(self._children) < MAX_WORKERS and peer_uid(connection) == os.getuid():
-                self._fork(connection)
+        try:
+            connection, _ = self._listener.accept()
+            with connection:
+                if len(self._all()) < MAX_WORKERS and peer_uid(connection) == os.getuid():
+                    self._fork(connection)
+        except OSError as error:  # no descriptor, no process or no memory left on this machine
+            print(f"no worker can be made: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+            time.sleep(_EXHAUSTED_S)
 
     def _fork(self, connection: socket.socket) -> None:
-        pid = os.fork()
-        if not pid:
-            status = 1
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            pid = os.fork()
+            if not pid:
+                status = 1
+                try:
+                    self._become_worker(connection, theirs)
+                    status = 0
+                finally:
+                    if status:
+                        traceback.print_exc()
+                    os._exit(status)
             try:
-                self._become_worker(connection)
-                status = 0
-            finally:
-                if status:
-                    traceback.print_exc()
-                os._exit(status)
-        watched = os.pidfd_open(pid)
-        self._children[pid] = watched, self._scratch / str(pid)
-        self._selector.register(watched, selectors.EVENT_READ, lambda: self._reap(pid))
+                ward = Ward(pid, connection.dup(), ours.dup(), self._scratch / str(pid))
+            except OSError:  # nobody would watch over it
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+        self._watch(ward)
 
-    def _become_worker(self, connection: socket.socket) -> None:
+    def _become_worker(self, connection: socket.socket, announcement: socket.socket) -> None:
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        self._selector.close()
-        self._listener.close()
-        for descriptor, _ in self._children.values():
-            os.close(descriptor)
+        self._close_all_but(connection.fileno(), announcement.fileno())
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1):
             os.dup2(null, standard)
+        os.close(null)
         # The kernel, when memory runs out, is to take the worker and not the daemon.
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
         scratch = self._scratch / str(os.getpid())
         scratch.mkdir(mode=0o700)
-        worker.serve(connection, scratch)
+        worker.serve(connection, scratch, announcement)
 
-    def _reap(self, pid: int) -> None:
-        descriptor, scratch = self._children.pop(pid)
-        self._selector.unregister(descriptor)
-        os.close(descriptor)
-        os.waitpid(pid, 0)
-        shutil.rmtree(scratch, ignore_errors=True)
+    def _close_all_but(self, *kept: int) -> None:
+        """A worker holds its own connection, and nothing of its siblings or of whatever was imported."""
+        self._poll.close()
+        self._listener.close()
+        for ward in self._all():
+            ward.close()
+        first = _FIRST
+        for descriptor in sorted(kept):
+            os.closerange(first, descriptor)
+            first = descriptor + 1
+        os.closerange(first, _MANY)
+
+    def _watch(self, ward: Ward) -> None:
+        for descriptor, events in ward.watched.items():
+            if descriptor not in self._wards:
+                self._poll.register(descriptor, events)
+                self._wards[descriptor] = ward
+
+    def _happened(self, ward: Ward, descriptor: int, events: int) -> None:
+        before = ward.watched
+        if ward.happened(descriptor, events):
+            self._forget(ward)
+            ward.reap()
+            return
+        for gone in before.keys() - ward.watched.keys():  # closed, and so out of epoll
+            del self._wards[gone]
+        self._watch(ward)
+
+    def _forget(self, ward: Ward) -> None:
+        for descriptor in ward.watched:
+            with suppress(OSError):
+                self._poll.unregister(descriptor)
+            del self._wards[descriptor]
 
 
 def peer_uid(connection: socket.socket) -> int:

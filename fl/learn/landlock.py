@@ -2,6 +2,12 @@
 
 Rights are deny-by-default: every right that the running kernel knows is handled, then reading is granted beneath the
 directories of the interpreter.  Newer kernels also bind TCP, signals and abstract sockets, which we give up as well.
+
+Versions (ABI) differ, and the filter on system calls (:mod:`fl.learn.syscalls`) covers what one lacks: truncating by
+name before 3, devices before 5, signals before 6.  No version confines changes of mode, owner, times or attributes; the
+filter denies them everywhere.  Without Landlock it denies all opening for writing, and reading is not confined at all.
+
+What lies below a readable directory is open to every application.  Whoever has secrets asks :func:`exposed` first.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import os
 import struct
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _CREATE, _ADD_RULE, _RESTRICT = 444, 445, 446
@@ -28,11 +34,23 @@ def python_paths() -> list[Path]:
     """What an interpreter reads to import packages: itself, its libraries, ours, and what glibc asks the system."""
     own = Path(__file__).resolve().parents[1]
     base = [Path(sys.base_prefix), Path(sys.prefix), *map(Path, sysconfig.get_paths().values())]
-    base += [Path(path) for path in sys.path if Path(path) not in (Path(), own.parent)]
+    # The first entry is where the program lies that was started, unless it is left out (safe_path, as in workers).
+    imported = sys.path if sys.flags.safe_path else sys.path[1:]
+    base += [Path(path) for path in imported if Path(path) not in (Path(), own.parent)]
     base += [own, own.parent / "protocol"]  # in a checkout, the rest of it may be anything
     system = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/proc/self"]
     system += ["/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/fs/cgroup"]
     return list(dict.fromkeys(base + [Path(name) for name in system]))
+
+
+def exposed(path: Path, readable: Iterable[Path] | None = None) -> Path | None:
+    """The readable directory (of :func:`python_paths`) at or below which ``path`` lies; None when applications cannot
+    read it."""
+    path = path.resolve()
+    for directory in python_paths() if readable is None else readable:
+        if path.is_relative_to(directory.resolve()):
+            return directory
+    return None
 
 
 def abi(libc: ctypes.CDLL) -> int:
@@ -40,10 +58,10 @@ def abi(libc: ctypes.CDLL) -> int:
     return max(int(libc.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION_FLAG)), 0)
 
 
-def restrict(libc: ctypes.CDLL, readable: Sequence[Path], writable: Path | None = None) -> bool:
+def restrict(libc: ctypes.CDLL, version: int, readable: Sequence[Path], writable: Path | None = None) -> bool:
     """Give up all files but those beneath ``readable``, which may be read, and ``writable``, where all is allowed but
-    to execute.  False when the kernel has no Landlock or refuses; the process is then as before."""
-    version = abi(libc)
+    to execute, with the rights of ABI ``version``.  False when that is 0 or the kernel refuses; the process is then as
+    before."""
     if not version:
         return False
     files = (1 << _FILE_RIGHTS.get(version, 16)) - 1

@@ -1,135 +1,98 @@
 """What foreign code may not do: talk to anyone, start or signal anything, and (where Landlock exists) see files.
 
-Two locks of the kernel, both irrevocable and without privileges once PR_SET_NO_NEW_PRIVS is set:
+Locks of the kernel, all irrevocable and without privileges once no_new_privs is set, shut in this order:
 
-*seccomp-BPF.*  A filter on system calls answers EACCES to making or connecting sockets, to the calls that would get
-round that (io_uring, ptrace, another process's memory or descriptors), to executing programs, forking and signalling
-others: a worker is one process with one descriptor to its daemon, and ends when it is killed.  ``clone3`` hides its
-flags from filters and answers ENOSYS, after which libc uses ``clone``, whose flags we can read; threads stay possible.
+*Capabilities* are given up, also by root (:mod:`fl.learn.privileges`).
 
-*Landlock.*  From Linux 5.13 on: only Python's own files can be read and only a scratch directory written, so neither
-the node's key nor other people's data can be put into an update.  The node's data is loaded before the lock falls.
+*Landlock*, from Linux 5.13 on: only Python's own files can be read and only a scratch directory written, so neither the
+node's key nor other people's data can be put into an update (:mod:`fl.learn.landlock`).  The node's data is loaded
+before the lock falls.  It is reported, not demanded, because kernels without it are still in service.
 
-The first lock is a condition: :func:`enclose` tries what is forbidden and raises SandboxError unless all of it fails.
-The second is reported, not demanded, because kernels without it are still in service.
+*seccomp-BPF*, a filter on system calls: an allow-list with checked arguments (:mod:`fl.learn.syscalls`).  A worker is
+one process with one descriptor to its daemon, and ends when it is killed.  It is a condition: :func:`enclose` tries
+what is forbidden and raises SandboxError unless all of it fails.
+
+All three bind the thread that shuts them and threads that it makes later, so there must be no other thread by then:
+code in one memory can make any thread do what it wants.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import platform
 import socket
 import struct
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from . import landlock
+from . import bpf, landlock, privileges, syscalls
 from .errors import SandboxError
 
-
-class _Machine(NamedTuple):
-    """Numbers of system calls: ``name`` → number, and the audit code of the architecture."""
-
-    audit: int
-    calls: dict[str, int]
+_PR_SET_SECCOMP, _FILTER_MODE = 22, 2
+_REMEDY = "allow seccomp filters in the container or kernel; this node still routes and aggregates"
 
 
-# The names on both architectures; numbers below 424 differ, newer ones are common.
-_COMMON = {
-    "pidfd_send_signal": 424, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
-    "move_mount": 429, "fsopen": 430, "pidfd_open": 434, "clone3": 435, "pidfd_getfd": 438, "process_madvise": 440,
-}  # fmt: skip
-_MACHINES = {
-    "x86_64": _Machine(0xC000003E, _COMMON | {
-        "socket": 41, "connect": 42, "accept": 43, "bind": 49, "listen": 50, "socketpair": 53, "clone": 56, "fork": 57,
-        "vfork": 58, "execve": 59, "kill": 62, "shmget": 29, "semget": 64, "msgget": 68, "ptrace": 101,
-        "rt_sigqueueinfo": 129, "mount": 165, "umount2": 166, "tkill": 200, "tgkill": 234, "mq_open": 240,
-        "add_key": 248, "request_key": 249, "keyctl": 250, "migrate_pages": 256, "unshare": 272, "move_pages": 279,
-        "accept4": 288, "rt_tgsigqueueinfo": 297, "perf_event_open": 298, "prlimit64": 302, "open_by_handle_at": 304,
-        "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "bpf": 321, "execveat": 322,
-        "userfaultfd": 323,
-    }),
-    "aarch64": _Machine(0xC00000B7, _COMMON | {
-        "umount2": 39, "mount": 40, "unshare": 97, "ptrace": 117, "kill": 129, "tkill": 130, "tgkill": 131,
-        "rt_sigqueueinfo": 138, "mq_open": 180, "msgget": 186, "semget": 190, "shmget": 194, "socket": 198,
-        "socketpair": 199, "bind": 200, "listen": 201, "accept": 202, "connect": 203, "add_key": 217,
-        "request_key": 218, "keyctl": 219, "clone": 220, "execve": 221, "migrate_pages": 238, "move_pages": 239,
-        "rt_tgsigqueueinfo": 240, "perf_event_open": 241, "accept4": 242, "prlimit64": 261, "open_by_handle_at": 265,
-        "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "bpf": 280, "execveat": 281,
-        "userfaultfd": 282,
-    }),
-}  # fmt: skip
-_OWN_ONLY = ("kill", "tgkill", "prlimit64")
-"""Allowed on this process alone: its first argument is 0 or our pid (abort and limits of one's own are harmless)."""
-_THREADS_ONLY = "clone"
-_HIDDEN = "clone3"
-_CLONE_THREAD = 0x00010000
-_X32 = 0x40000000
-
-# struct sock_filter codes: load a word of seccomp_data, jump on equal / greater-or-equal / bits set, return.
-_LOAD, _EQUAL, _AT_LEAST, _BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCH, _ARGUMENT = 0, 4, 16
-_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _FILTER_MODE = 22, 38, 2
-
-
-def enclose(scratch: Path | None = None) -> bool:
-    """Lock this process in, for ever; returns whether files are locked too.
-
-    ``scratch``: the one directory in which files may be written.  Raises SandboxError when the lock cannot be installed
-    or does not hold.
-    """
-    machine = _MACHINES.get(platform.machine()) if sys.platform == "linux" else None
-    if machine is None:
+def machine() -> syscalls.Machine:
+    """This architecture.  Raises SandboxError where foreign code cannot be locked in."""
+    found = syscalls.MACHINES.get(platform.machine()) if sys.platform == "linux" else None
+    if found is None:
         raise SandboxError(
             f"foreign code is not run on {platform.system()} {platform.machine()}: it cannot be kept off the network",
             "train on a Linux machine (x86_64 or aarch64); this node still routes and aggregates",
         )
+    return found
+
+
+def enclose(
+    scratch: Path | None = None,
+    *,
+    private: Sequence[Path] = (),
+    newest: int = 1 << 30,
+    guard: Callable[[ctypes.CDLL, syscalls.Machine], None] = lambda libc, kind: None,
+) -> int:
+    """Lock this process in, for ever; returns the version of Landlock that locks its files, 0 for none.
+
+    ``scratch``: the one directory in which files may be written.  ``private``: what must not be readable from inside.
+    ``newest``: the version of Landlock to act as if the kernel had no newer one.  ``guard`` is called when privileges
+    are gone and the filter is not there yet.  Raises SandboxError when a lock cannot be shut or does not hold.
+    """
+    kind = machine()
+    if (threads := _threads()) != 1:
+        raise SandboxError(f"{threads} threads run already, and a lock binds only those to come")
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise SandboxError(f"the kernel refuses PR_SET_NO_NEW_PRIVS: {os.strerror(ctypes.get_errno())}", _REMEDY)
-    files = landlock.restrict(libc, landlock.python_paths(), scratch)
-    code = program(machine, os.getpid())
-    buffer = ctypes.create_string_buffer(code, len(code))
-    # struct sock_fprog: an unsigned short, then a pointer at its natural alignment.
-    packed = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer)))
-    if libc.prctl(_PR_SET_SECCOMP, _FILTER_MODE, packed, 0, 0):
-        raise SandboxError(f"the kernel refuses a seccomp filter: {os.strerror(ctypes.get_errno())}", _REMEDY)
+    privileges.drop(libc)
+    guard(libc, kind)
+    version = min(landlock.abi(libc), newest)
+    readable = landlock.python_paths()
+    for path in private:
+        if (directory := landlock.exposed(path, readable)) is not None:
+            raise SandboxError(f"{path} lies below {directory}, which applications can read", "move it elsewhere")
+    confined = landlock.restrict(libc, version, readable, scratch)
+    install(libc, bpf.program(kind, os.getpid(), confined=confined))
     _probe()
-    return files
+    return version if confined else 0
 
 
-_REMEDY = "allow seccomp filters in the container or kernel; this node still routes and aggregates"
+def install(libc: ctypes.CDLL, program: bytes) -> None:
+    """Run ``program`` before each system call from now on.  Raises SandboxError."""
+    code = ctypes.create_string_buffer(program, len(program))
+    if libc.prctl(_PR_SET_SECCOMP, _FILTER_MODE, fprog(code), 0, 0):
+        raise SandboxError(f"the kernel refuses a seccomp filter: {os.strerror(ctypes.get_errno())}", _REMEDY)
 
 
-def program(machine: _Machine, pid: int) -> bytes:
-    """The BPF program as ``struct sock_filter`` records of 8 bytes.  A foreign instruction set is fatal."""
-    calls = dict(machine.calls)
-    own = [calls.pop(name) for name in _OWN_ONLY]
-    threads, hidden = calls.pop(_THREADS_ONLY), calls.pop(_HIDDEN)
-    denied = _ERRNO | errno.EACCES
-    code = [
-        _op(_LOAD, 0, 0, _ARCH), _op(_EQUAL, 1, 0, machine.audit), _op(_RETURN, 0, 0, _KILL),
-        _op(_LOAD, 0, 0, _NUMBER), _op(_AT_LEAST, 0, 1, _X32), _op(_RETURN, 0, 0, denied),
-        _op(_EQUAL, 0, 1, hidden), _op(_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-        _op(_EQUAL, 0, 4, threads), _op(_LOAD, 0, 0, _ARGUMENT), _op(_BITS, 0, 1, _CLONE_THREAD),
-        _op(_RETURN, 0, 0, _ALLOW), _op(_RETURN, 0, 0, denied),
-    ]  # fmt: skip
-    for number in own:
-        code += [
-            _op(_EQUAL, 0, 5, number), _op(_LOAD, 0, 0, _ARGUMENT), _op(_EQUAL, 1, 0, 0), _op(_EQUAL, 0, 1, pid),
-            _op(_RETURN, 0, 0, _ALLOW), _op(_RETURN, 0, 0, denied),
-        ]  # fmt: skip
-    for number in sorted(calls.values()):
-        code += [_op(_EQUAL, 0, 1, number), _op(_RETURN, 0, 0, denied)]
-    return b"".join([*code, _op(_RETURN, 0, 0, _ALLOW)])
+def fprog(code: ctypes.Array[ctypes.c_char]) -> ctypes.Array[ctypes.c_char]:
+    """``struct sock_fprog`` for the program in ``code``, which has to outlive it."""
+    packed = struct.pack("@HP", len(code) // 8, ctypes.addressof(code))
+    return ctypes.create_string_buffer(packed, len(packed))
 
 
-def _op(code: int, yes: int, no: int, value: int) -> bytes:
-    return struct.pack("<HBBI", code, yes, no, value)
+def _threads() -> int:
+    try:
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+    except OSError:
+        raise SandboxError("/proc is not there, so threads cannot be counted", "mount /proc") from None
 
 
 def _probe() -> None:
@@ -146,8 +109,14 @@ def _probe() -> None:
     try:
         child = os.fork()
     except PermissionError:
-        return
+        child = -1
     if not child:
         os._exit(0)
-    os.waitpid(child, 0)
-    raise SandboxError("the sandbox does not hold: a process could be started", _REMEDY)
+    if child > 0:
+        os.waitpid(child, 0)
+        raise SandboxError("the sandbox does not hold: a process could be started", _REMEDY)
+    try:
+        os.kill(os.getppid(), 0)
+    except PermissionError:
+        return
+    raise SandboxError("the sandbox does not hold: another process could be signalled", _REMEDY)

@@ -62,7 +62,6 @@ def train(model, data, ctx):
     if what == "pid":
         return {"pid": float(os.getpid())}
     if what == "forge":
-        os.write(3, b"garbage" * 100)
         for descriptor in range(3, 20):
             try:
                 os.write(descriptor, b"garbage" * 100)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -28,13 +28,14 @@ from protocol.errors import (
 )
 
 MESSAGES = [
-    channel.Open("n", 5, 1, 0, Binding(kind="digits", alpha=0.3), {"x": Field("float32", (64,))}),
-    channel.Open("n", 5, 1, 0, None, {}),
-    channel.Run("train", Job(1, 2, 3, {"lr": 0.5, "name": "a", "fast": True}, evaluate=True)),
+    channel.Run("describe", Job(1, 2, 3, {"lr": 0.5, "name": "a", "fast": True}, evaluate=True)),
+    channel.Declare(("a=b",)),
 ]
+OPEN = channel.Open("n", 5, 1, 0, Binding(kind="digits", alpha=0.3), {"x": Field("float32", (64,))})
+TRAIN = channel.Run("train", Job(1))
 REPLIES = [
     channel.Hello(3),
-    channel.Ready(files_locked=True, samples=5),
+    channel.Ready(landlock=7, samples=5),
     channel.Log("line"),
     channel.Done(2.0, {"a": 1.0}),
     channel.Failed("AppError", "a", "b", "c"),
@@ -46,49 +47,100 @@ def test_messages_survive_in_whatever_pieces_they_come() -> None:
         frames = channel.Frames(replies=replies)
         found = []
         for byte in b"".join(channel.frame(message) for message in messages):
-            frames.feed(bytes([byte]), [])
+            frames.feed(bytes([byte]))
             while (received := frames.next()) is not None:
                 found.append(received[0])
         assert found == messages
 
 
-def test_descriptors_come_with_their_frames_in_order() -> None:
-    frames = channel.Frames(replies=True)
-    first, second = os.memfd_create("a"), os.memfd_create("b")
-    data = channel.frame(channel.Log("")) + channel.frame(channel.Done(), 1) + channel.frame(channel.Done(), 1)
-    frames.feed(data, [first, second])
-    assert [frames.next() for _ in range(4)] == [
-        (channel.Log(""), None), (channel.Done(), first), (channel.Done(), second), None,
-    ]  # fmt: skip
-    os.close(first)
-    os.close(second)
+def anonymous(count: int) -> list[int]:
+    return [os.memfd_create("a") for _ in range(count)]
 
 
-def test_descriptors_nobody_fetched_are_closed_and_bounded() -> None:
-    frames = channel.Frames(replies=True)
-    descriptors = [os.memfd_create("a") for _ in range(channel.MAX_PENDING + 1)]
-    with pytest.raises(LimitError, match="descriptors without"):
-        frames.feed(b"", descriptors)
-    frames.close()
+def all_closed(descriptors: list[int]) -> bool:
     for descriptor in descriptors:
-        with pytest.raises(OSError, match="Bad file"):
+        with contextlib.suppress(OSError):
             os.fstat(descriptor)
+            return False
+    return True
+
+
+def test_descriptors_come_with_their_frames() -> None:
+    frames = channel.Frames(replies=False)
+    one, two = anonymous(1), anonymous(2)
+    first = channel.frame(MESSAGES[0]) + channel.frame(OPEN)
+    frames.feed(first[:-1], one)
+    assert frames.next() == (MESSAGES[0], [])
+    assert frames.next() is None
+    frames.feed(first[-1:] + channel.frame(MESSAGES[1]))
+    assert frames.next() == (OPEN, one)
+    frames.feed(channel.frame(TRAIN), two)
+    assert [frames.next(), frames.next(), frames.next()] == [(MESSAGES[1], []), (TRAIN, two), None]
+    for descriptor in one + two:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: type(reply).__name__)
+def test_no_descriptor_comes_from_a_worker_on_any_frame(reply: channel.Reply) -> None:
+    frames, came = channel.Frames(replies=True), anonymous(1)
+    with pytest.raises(LimitError, match="more descriptors"):
+        frames.feed(channel.frame(reply), came)
+    assert all_closed(came)
+    frames = channel.Frames(replies=True)
+    frames.feed(b"\x01" + channel.frame(reply)[1:])
+    with pytest.raises(LimitError, match="with 1 descriptors"):
+        frames.next()
+
+
+def test_descriptors_that_the_kernel_dropped_are_noticed() -> None:
+    for replies in (False, True):
+        came = [] if replies else anonymous(1)
+        with pytest.raises(LimitError, match="more descriptors"):
+            channel.Frames(replies=replies).feed(b"", came, truncated=True)
+        assert all_closed(came)
+
+
+def test_descriptors_on_the_wrong_frame_are_closed_at_once() -> None:
+    too_many, came, more, missing = anonymous(3), anonymous(1), anonymous(1), anonymous(1)
+    with pytest.raises(LimitError, match="more descriptors"):
+        channel.Frames(replies=False).feed(b"", too_many)
+    frames = channel.Frames(replies=False)
+    frames.feed(channel.frame(MESSAGES[0]), came)
+    with pytest.raises(CodecError, match="carries none, Run"):
+        frames.next()
+    frames = channel.Frames(replies=False)
+    frames.feed(channel.frame(TRAIN), missing)
+    with pytest.raises(CodecError, match="2 descriptors announced, 1 came"):
+        frames.next()
+    frames = channel.Frames(replies=False)
+    frames.feed(b"\x01" + channel.frame(TRAIN)[1:], more)
+    with pytest.raises(CodecError, match="Run with 1 descriptors"):
+        frames.next()
+    assert all_closed(too_many + came + more + missing)
+
+
+def test_descriptors_do_not_pile_up_before_their_frame() -> None:
+    frames = channel.Frames(replies=False)
+    first, second = anonymous(1), anonymous(1)
+    frames.feed(channel.frame(TRAIN)[:5], first)
+    with pytest.raises(LimitError, match="more descriptors"):
+        frames.feed(channel.frame(TRAIN)[5:], second)
+    assert all_closed(first + second)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x02\x00\x00\x00\x00", "2 descriptors"),
+        (b"\x01\x00\x00\x00\x00", "1 descriptors"),
         (b"\x00\xff\xff\xff\xff", "frame of 4294967295 bytes"),
-        (channel.frame(channel.Done(), 1), "without the descriptor"),
         (b"\x00\x00\x00\x00\x01\xc1", "not a message"),
         (b"\x00\x00\x00\x00\x01\x80", "not a message"),
-        (channel.frame(MESSAGES[2]), "not a message"),
+        (channel.frame(MESSAGES[0]), "not a message"),
     ],
 )
 def test_what_is_no_frame_is_refused(data: bytes, message: str) -> None:
     frames = channel.Frames(replies=True)
-    frames.feed(data, [])
+    frames.feed(data)
     with pytest.raises((CodecError, LimitError), match=message):
         frames.next()
 
@@ -96,7 +148,7 @@ def test_what_is_no_frame_is_refused(data: bytes, message: str) -> None:
 @given(st.binary(max_size=200))
 def test_random_bytes_raise_nothing_else(data: bytes) -> None:
     frames = channel.Frames(replies=True)
-    frames.feed(data, [])
+    frames.feed(data)
     with contextlib.suppress(CodecError, LimitError):
         while frames.next() is not None:
             pass
@@ -136,7 +188,6 @@ def opened(descriptor: int) -> Iterator[int]:
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(200_000)])
 def test_sealed_memory_is_read_without_a_copy(content: bytes) -> None:
     descriptor = channel.sealed(content)
-    channel.check_sealed(descriptor, len(content))
     with channel.mapped(descriptor) as view:
         assert view == content
         assert view.readonly
@@ -144,11 +195,31 @@ def test_sealed_memory_is_read_without_a_copy(content: bytes) -> None:
         os.fstat(descriptor)
 
 
-def test_what_could_change_or_is_too_large_is_not_read(tmp_path: Path) -> None:
-    with opened(os.memfd_create("a", os.MFD_ALLOW_SEALING)) as loose, pytest.raises(CodecError, match="not sealed"):
-        channel.check_sealed(loose, 10)
-    plain = os.open(tmp_path / "f", os.O_CREAT | os.O_RDWR)
-    with opened(plain), pytest.raises(CodecError, match="cannot be sealed"):
-        channel.check_sealed(plain, 10)
-    with opened(channel.sealed(b"12345")) as large, pytest.raises(LimitError, match="5 bytes, the limit is 4"):
-        channel.check_sealed(large, 4)
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(200_000)])
+def test_an_answer_fills_its_slot_and_cannot_change_once_it_is_taken(content: bytes) -> None:
+    with opened(channel.slot(300_000)) as slot:
+        assert channel.fill(slot, content) == len(content)
+        channel.taken(slot, len(content))
+        for change in (lambda: os.pwrite(slot, b"x", 0), lambda: os.ftruncate(slot, len(content) + 9)):
+            with pytest.raises(PermissionError):
+                change()
+        with channel.mapped(os.dup(slot)) as view:
+            assert view == content
+
+
+def test_a_slot_does_not_grow() -> None:
+    with opened(channel.slot(4)) as slot:
+        with pytest.raises(LimitError, match="5 bytes, the limit is 4"):
+            channel.fill(slot, b"12345")
+        with pytest.raises(PermissionError):
+            os.pwrite(slot, b"12345", 0)
+
+
+def test_what_could_change_or_has_another_size_is_not_looked_at() -> None:
+    with opened(channel.slot(10)) as slot, mmap.mmap(slot, 10) as kept:
+        kept[:] = b"0123456789"
+        with pytest.raises(CodecError, match="still writes"):
+            channel.taken(slot, 10)
+    for said in (0, 9, 11):
+        with opened(channel.slot(10)) as slot, pytest.raises(CodecError, match=f"{said} bytes announced, 10 came"):
+            channel.taken(slot, said)

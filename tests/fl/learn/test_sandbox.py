@@ -1,134 +1,146 @@
-"""The locks, tried from inside a process that they hold."""
+"""The locks, tried for real from inside a process that they hold: as root and as nobody, with every age of Landlock."""
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import platform
-import struct
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fl.learn import sandbox
+from fl.learn import landlock, sandbox
 from fl.learn.errors import SandboxError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the locks are Linux's")
 
-ATTEMPTS = """
-import json, os, pathlib, socket, sys, tempfile, threading
-from fl.learn import sandbox
+ROOT = Path(sandbox.__file__).parents[2]
+NOBODY = 65534
+KERNEL = landlock.abi(ctypes.CDLL(None)) if sys.platform == "linux" else 0
 
-scratch = pathlib.Path(sys.argv[1])
-secret = scratch.parent / "secret"
-pair = socket.socketpair()
-listener = socket.socket(socket.AF_UNIX)
-outcome = {"files": sandbox.enclose(scratch)}
 
-def attempt(name, action):
+@contextmanager
+def directory_of(user: int) -> Iterator[Path]:
+    """Below /tmp, since others cannot enter pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="mycelia-test-") as made:
+        root = Path(made)
+        (root / "scratch").mkdir()
+        (root / "library").mkdir()
+        (root / "secret").write_text("key")
+        (root / "library" / "text").write_text("code")
+        (root / "secret").chmod(0o600)
+        for path in (root, *root.rglob("*")):
+            os.chown(path, user, user)
+        yield root
+
+
+def attempts(user: int, newest: int, directory: Path) -> dict[str, Any]:
+    """What ``hostile.py`` reports when it runs as ``user``, beside a victim of that user that outlives it unchanged."""
+    change = [] if user == os.getuid() else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    path = os.pathsep.join([str(ROOT), str(directory / "library")])
+    environment = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"]}
+    victim = subprocess.Popen([*change, "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert victim.stdin is not None
+    affinity, nice = os.sched_getaffinity(victim.pid), os.getpriority(os.PRIO_PROCESS, victim.pid)
     try:
-        action()
-    except BaseException as error:
-        outcome[name] = type(error).__name__
-    else:
-        outcome[name] = "allowed"
-
-attempt("tcp", lambda: socket.create_connection(("127.0.0.1", 9)))
-attempt("udp", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-attempt("unix", lambda: socket.socket(socket.AF_UNIX))
-attempt("raw", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
-attempt("pair", socket.socketpair)
-attempt("connect", lambda: listener.connect("/run/some.sock"))
-attempt("bind", lambda: listener.bind(str(scratch / "s")))
-attempt("fork", os.fork)
-attempt("exec", lambda: os.execv(sys.executable, [sys.executable, "-c", ""]))
-attempt("spawn", lambda: os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {}))
-attempt("kill", lambda: os.kill(os.getppid(), 0))
-attempt("pidfd", lambda: os.pidfd_open(os.getppid()))
-attempt("read", secret.read_text)
-attempt("proc", pathlib.Path("/proc/1/environ").read_bytes)
-attempt("write", lambda: secret.write_text("x"))
-attempt("list", lambda: os.listdir(scratch.parent))
-
-def thread():
-    worker = threading.Thread(target=lambda: None)
-    worker.start()
-    worker.join()
-
-attempt("own: thread", thread)
-attempt("own: kill", lambda: os.kill(os.getpid(), 0))
-attempt("own: pair", lambda: pair[0].send(b"x"))
-attempt("own: memory", lambda: os.memfd_create("x"))
-attempt("own: scratch", lambda: tempfile.TemporaryFile(dir=scratch).write(b"x"))
-attempt("own: random", lambda: os.urandom(4))
-attempt("own: null", lambda: open(os.devnull, "w").write("x"))
-attempt("own: import", lambda: __import__("xmlrpc.client"))
-print(json.dumps(outcome))
-"""
+        done = subprocess.run(
+            [*change, sys.executable, "-W", "ignore", "-m", "tests.fl.learn.hostile",
+             str(directory), str(victim.pid), str(newest)],
+            capture_output=True, text=True, check=False, cwd=ROOT, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert victim.poll() is None
+        assert os.sched_getaffinity(victim.pid) == affinity
+        assert os.getpriority(os.PRIO_PROCESS, victim.pid) == nice
+    finally:
+        victim.stdin.close()
+        victim.wait()
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
-def test_foreign_code_reaches_nobody_and_nothing(tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    (tmp_path / "secret").write_text("key")
-    root = Path(sandbox.__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ATTEMPTS, str(scratch)],
-        capture_output=True, text=True, check=False, cwd=root,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    outcome = json.loads(done.stdout)
-    files = outcome.pop("files")
-    own = {name: outcome.pop(name) for name in list(outcome) if name.startswith("own: ")}
-    assert set(own.values()) == {"allowed"}, own
-    if not files:  # a kernel without Landlock
-        for name in ("read", "write", "list", "proc"):
-            del outcome[name]
-    assert {name: error for name, error in outcome.items() if error != "PermissionError"} == {}
+def users() -> list[Any]:
+    other = pytest.mark.skipif(
+        os.getuid() != 0 or shutil.which("setpriv") is None, reason="only root can become nobody, and only by setpriv"
+    )
+    return [pytest.param(os.getuid(), id="self"), pytest.param(NOBODY, id="nobody", marks=other)]
 
 
-def run(program: bytes, audit: int, number: int, argument: int = 0) -> int:
-    """Interpret the filter as the kernel does: the action for one system call."""
-    data = struct.pack("<IIQ6Q", number, audit, 0, argument, *[0] * 5)
-    code = [struct.unpack_from("<HBBI", program, offset) for offset in range(0, len(program), 8)]
-    at, register = 0, 0
-    while True:
-        operation, yes, no, value = code[at]
-        at += 1
-        if operation == 0x06:
-            return int(value)
-        if operation == 0x20:
-            register = struct.unpack_from("<I", data, value)[0]
-        else:
-            holds = {0x15: register == value, 0x35: register >= value, 0x45: bool(register & value)}[operation]
-            at += yes if holds else no
+@pytest.mark.slow
+@pytest.mark.net
+@pytest.mark.parametrize("user", users())
+@pytest.mark.parametrize("newest", [0, 1, 2, 5, 99])
+def test_foreign_code_reaches_nobody_and_nothing(newest: int, user: int) -> None:
+    if newest > KERNEL and newest != 99:
+        pytest.skip(f"this kernel has Landlock {KERNEL}")
+    with directory_of(user) as directory:
+        before = {path: path.stat() for path in (directory / "secret", directory / "library" / "text")}
+        found = attempts(user, newest, directory)
+        after = {path: path.stat() for path in before}
+        for path, status in before.items():
+            for kept in ("st_mode", "st_uid", "st_size", "st_mtime_ns", "st_nlink"):
+                assert getattr(after[path], kept) == getattr(status, kept)
+        names = sorted(path.name for path in directory.iterdir())
+        assert names == ["library", "scratch", "secret"]
+    assert found["landlock"] == min(newest, KERNEL)
+    outcome = found["outcome"]
+    honest = {name: outcome.pop(name) for name in list(outcome) if name.startswith("honest")}
+    if found["landlock"]:
+        assert set(honest.values()) == {"allowed"}, honest
+    else:  # reading is then all that a file system is for
+        files = {name: honest.pop(name) for name in list(honest) if name.startswith("honest file")}
+        assert set(honest.values()) == {"allowed"}, honest
+        assert set(files.values()) == {"PermissionError"}, files
+        assert outcome.pop("read: the secret") == "allowed"
+        outcome = {name: error for name, error in outcome.items() if not name.startswith("read: ")}
+    assert len(outcome) > 60
+    assert {name: error for name, error in outcome.items() if error not in ("PermissionError", "ValueError")} == {}
 
 
-ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000
+@pytest.mark.slow
+@pytest.mark.parametrize("user", users())
+def test_nothing_is_left_of_the_power_of_root(user: int) -> None:
+    with directory_of(user) as directory:
+        sets = attempts(user, 99, directory)["capabilities"]
+    if user:  # who may not change the bounding set has nothing that it would bound
+        sets.pop("CapBnd")
+    assert {name: value for name, value in sets.items() if int(value, 16)} == {}
 
 
-@pytest.mark.parametrize("name", ["x86_64", "aarch64"])
-def test_the_filter_of_each_architecture(name: str) -> None:
-    machine = sandbox._MACHINES[name]
-    program = sandbox.program(machine, 77)
-    calls = machine.calls
-    assert len(program) // 8 < 4096
-    assert run(program, 0x40000003, calls["socket"]) == KILL  # 32-bit calls have other numbers
-    for call in ("socket", "socketpair", "connect", "execve", "ptrace", "io_uring_setup", "pidfd_getfd", "tkill"):
-        assert run(program, machine.audit, calls[call]) == ERRNO | 13
-        assert run(program, machine.audit, calls[call] | 0x40000000) == ERRNO | 13
-    assert run(program, machine.audit, calls["clone3"]) == ERRNO | 38
-    assert run(program, machine.audit, calls["clone"], 0x00010F00) == ALLOW
-    assert run(program, machine.audit, calls["clone"], 17) == ERRNO | 13
-    for call in ("kill", "tgkill", "prlimit64"):
-        assert run(program, machine.audit, calls[call], 77) == ALLOW
-        assert run(program, machine.audit, calls[call], 78) == ERRNO | 13
-    read, write, futex = (0, 1, 202) if name == "x86_64" else (63, 64, 98)
-    assert {run(program, machine.audit, number) for number in (read, write, futex)} == {ALLOW}
+def test_a_second_thread_would_stay_outside() -> None:
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
+    try:
+        with pytest.raises(SandboxError, match=r"\d+ threads run already"):
+            sandbox.enclose()
+    finally:
+        done.set()
+        other.join()
 
 
 def test_a_machine_that_cannot_lock_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     with pytest.raises(SandboxError, match="foreign code is not run on Linux riscv64"):
         sandbox.enclose()
+
+
+def test_what_lies_below_a_readable_directory_is_exposed(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    (library / "state").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(library / "state")
+    for path in (library, library / "state", tmp_path / "link", library / "not" / "there" / "yet"):
+        assert landlock.exposed(path, [Path("/usr"), library]) == library
+    assert landlock.exposed(tmp_path, [library]) is None
+    assert landlock.exposed(Path(sys.prefix) / "mycelia") is not None
+    assert landlock.exposed(tmp_path) is None
+    assert landlock.exposed(ROOT / "state") is None

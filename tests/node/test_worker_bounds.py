@@ -1,0 +1,237 @@
+"""What a worker may take, tried by hostile applications in real workers; and that its fork server outlives them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fl
+from fl import bundle, codec
+from fl.data.binding import shares
+from fl.learn import channel, forkserver, guard, scratch
+from fl.learn.errors import AppError, WorkerLost
+from fl.spec import AppSpec
+from fl.tasks import Train
+from node.config import WorkerSection
+from node.workers import WorkerPool
+from protocol.messages import EMPTY, Contact
+
+pytestmark = [pytest.mark.net, pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")]
+
+SCHEMA = {"x": fl.Field("float32", (64,)), "y": fl.Field("int64", classes=10)}
+BINDINGS = {"digits": shares("digits", 16, alpha=0.3)[0]}
+MODEL = codec.encode({"w": np.zeros(4)})
+
+GREEDY = """
+import os, tempfile, threading
+import numpy as np
+import fl
+
+kept = []
+never = threading.Event()
+
+def model():
+    return {"w": np.zeros(4)}
+
+def threads(stubborn):
+    started = 0
+    for _ in range(3000):
+        try:
+            threading.Thread(target=never.wait, daemon=True).start()
+            started += 1
+        except RuntimeError:
+            if not stubborn:
+                break
+    return started
+
+def files(size):
+    written = 0
+    with tempfile.TemporaryFile() as file:
+        try:
+            while written < size:
+                written += file.write(bytes(1 << 24))
+                file.flush()
+        except OSError:
+            pass
+    return written
+
+def descriptors():
+    try:
+        while len(kept) < 5000:
+            kept.append(os.pipe())
+    except OSError:
+        pass
+    return 2 * len(kept)
+
+def train(model, data, ctx):
+    what = ctx.get("what", "")
+    if what == "threads":
+        return {"got": threads(False)}
+    if what == "stubborn":
+        threads(True)
+    if what == "files":
+        return {"got": files(3 << 30)}
+    if what == "descriptors":
+        return {"got": descriptors()}
+    if what == "memory":
+        kept.append(np.ones(1 << 31))
+    if what == "thread":
+        threading.Thread(target=never.wait, daemon=True).start()
+    return {"pid": os.getpid()}
+
+app = fl.App(name="greedy", model=model, train=train)
+"""
+
+
+@pytest.fixture(scope="module")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("fork") / "fork.sock"
+    process = forkserver.spawn(path)
+    yield path
+    assert process.poll() is None
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(30) == 0
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def greedy(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("app") / "greedy.py"
+    path.write_text(GREEDY)
+    return bundle.pack(path)
+
+
+def task(what: str) -> Train:
+    described = AppSpec(
+        "own", b"o" * 32, b"", 0, (), 20, EMPTY, Contact(b"0" * 16), data="digits", schema=SCHEMA,
+        options={"what": what},
+    )  # fmt: skip
+    return Train(described.id, described, 3, EMPTY, 7, evaluate=False)
+
+
+def with_pool(
+    body: Callable[[WorkerPool], Awaitable[None]], fork_server: Path | str, tmp_path: Path, **config: Any
+) -> None:
+    async def main() -> None:
+        pool = WorkerPool(WorkerSection(fork_server=str(fork_server), **config), BINDINGS, tmp_path, label="n1")
+        await pool.start()
+        try:
+            await body(pool)
+        finally:
+            await pool.close()
+
+    asyncio.run(main())
+
+
+async def measured(pool: WorkerPool, greedy: bytes, what: str, name: str = "got") -> int:
+    _, weight, metrics = await pool.train(task(what), MODEL, greedy)
+    return round(metrics[f"train_{name}"] / weight)
+
+
+def ended(pid: int) -> bool:
+    """Whether the process is gone within ten seconds."""
+    try:
+        watched = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([watched], [], [], 10.0)[0])
+    finally:
+        os.close(watched)
+
+
+def test_a_worker_has_few_threads_and_its_fork_server_forks_on(
+    fork_server: Path, tmp_path: Path, greedy: bytes
+) -> None:
+    async def body(pool: WorkerPool) -> None:
+        got = await measured(pool, greedy, "threads")
+        assert guard.MAX_THREADS // 2 < got <= guard.MAX_THREADS
+        with pytest.raises(WorkerLost, match="died"):
+            await pool.train(task("stubborn"), MODEL, greedy)
+        assert await measured(pool, greedy, "", "pid") > 0
+
+    with_pool(body, fork_server, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_worker_keeps_little_in_files_and_none_of_it_stays(fork_server: Path, tmp_path: Path, greedy: bytes) -> None:
+    async def body(pool: WorkerPool) -> None:
+        with suppress(WorkerLost):  # where no file system of a fixed size can be mounted, it is ended for it
+            assert await measured(pool, greedy, "files") <= scratch.LIMIT + (1 << 24)
+        assert await measured(pool, greedy, "", "pid") > 0
+
+    with_pool(body, fork_server, tmp_path)
+
+
+def test_a_worker_opens_few_descriptors(fork_server: Path, tmp_path: Path, greedy: bytes) -> None:
+    async def body(pool: WorkerPool) -> None:
+        assert await measured(pool, greedy, "descriptors") <= 256
+        # It keeps them all, so the next request finds no room for its model.
+        with pytest.raises(WorkerLost):
+            await pool.train(task(""), MODEL, greedy)
+        assert await measured(pool, greedy, "", "pid") > 0
+
+    with_pool(body, fork_server, tmp_path)
+
+
+def test_a_worker_stays_within_its_memory(fork_server: Path, tmp_path: Path, greedy: bytes) -> None:
+    async def body(pool: WorkerPool) -> None:
+        with pytest.raises(AppError, match="MemoryError"):
+            await pool.train(task("memory"), MODEL, greedy)
+
+    with_pool(body, fork_server, tmp_path, memory_mib=8192)
+
+
+def test_every_thread_of_a_worker_is_locked_and_it_holds_nothing_but_its_connection(
+    fork_server: Path, tmp_path: Path, greedy: bytes
+) -> None:
+    async def body(pool: WorkerPool) -> None:
+        process = Path("/proc") / str(await measured(pool, greedy, "thread", "pid"))
+        tasks = list((process / "task").iterdir())
+        assert len(tasks) == 2
+        for one in tasks:
+            status = dict(line.split(":\t", 1) for line in (one / "status").read_text().splitlines())
+            assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+            assert {status[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {""}
+        held = sorted(str(entry.readlink()) for entry in (process / "fd").iterdir())
+        assert [name.partition(":")[0] for name in held] == ["/dev/null"] * 3 + ["socket"]
+
+    with_pool(body, fork_server, tmp_path)
+
+
+def test_a_worker_whose_daemon_hangs_up_is_ended_whatever_it_does(fork_server: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(fork_server))
+        frames = channel.Frames(replies=True)
+        while (received := frames.next()) is None:
+            frames.feed(connection.recv(4096))
+        pid = received[0].pid
+        os.kill(pid, signal.SIGSTOP)  # it cannot notice by itself
+    assert ended(pid)
+
+
+def test_a_worker_ends_with_its_fork_server(tmp_path: Path, greedy: bytes) -> None:
+    server = forkserver.spawn(tmp_path / "fork.sock")
+
+    async def body(pool: WorkerPool) -> None:
+        pid = await measured(pool, greedy, "", "pid")
+        os.kill(pid, signal.SIGSTOP)
+        server.kill()
+        assert ended(pid)
+
+    with_pool(body, tmp_path / "fork.sock", tmp_path)
+    assert server.stdin is not None
+    server.stdin.close()
+    server.wait()
