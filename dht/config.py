@@ -81,9 +81,15 @@ class RingConfig:
     record_lifetime: int = 400 * 24 * 3600
     """Seconds: a record that expires later is refused, so that nobody outlives the eviction order."""
     records_per_signer: int = 1024
-    """Records that one key may have in the table."""
+    """Records of one class that one key may have in the table."""
+    signer_bytes: int = 8 << 20
+    """Bytes of bodies that one key may have in one class: no owner fills the table alone."""
     record_bytes: int = 16 << 20
-    """Bytes of all record bodies: a share of the daemon's 40 MB."""
+    """Bytes of all record bodies of one class: a share of the daemon's 40 MB."""
+    relay_records: int = 2 * 8192
+    """Records that one peer may bring at once: a whole table, twice.  What is beyond is dropped unread."""
+    relay_rate: int = 64
+    """Records a second that one peer may bring for long: checking a signature costs 0.1 ms, so under 1 % of a core."""
     sync_period: int = 4 * SECOND
     """Between two anti-entropy exchanges with one peer; doubled while they change nothing."""
     sync_bytes: int = 2 << 20

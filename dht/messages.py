@@ -12,7 +12,13 @@ from protocol.signing import MAX_NONCE
 MAX_RECORD_BODY = 160 * 1024
 """Bytes: room for a descriptor with an inline bundle and an inline initial model."""
 
-MAX_RECORDS = 4096
+MAX_STATEMENTS = 4096
+"""Records about applications: descriptors, orders to stop, newest heads."""
+MAX_REVOCATIONS = 4096
+"""Records that end a membership.  Their room is theirs alone."""
+MAX_DOCUMENTS = 4
+"""Records that hold the fabric's document; the layer above admits one."""
+MAX_RECORDS = MAX_STATEMENTS + MAX_REVOCATIONS + MAX_DOCUMENTS
 
 CONTACTS_LIMIT = 80 * 1024
 """Bytes: 64 contacts with as many and as long addresses as a contact may have, and as many bare ids."""

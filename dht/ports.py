@@ -48,9 +48,13 @@ class Upcalls(Protocol):
     def replicas_found(self, token: int, contacts: tuple[Contact, ...], now: int) -> None: ...
 
     def authorise(self, record: Record) -> bool:
-        """May ``record.signer`` say this?  The signature itself was already verified."""
+        """May ``record.signer`` say this here?  The signature is verified afterwards, since that costs most."""
         ...
 
     def record_changed(self, record: Record, now: int) -> None:
         """A record is new, or newer than the one held before."""
+        ...
+
+    def record_dropped(self, record: Record, now: int) -> None:
+        """A record expired, had to make room, or is not wanted any more."""
         ...

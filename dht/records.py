@@ -9,6 +9,14 @@ clock, a record is taken by nobody, and within seconds it is swept from where it
 per application, whoever signed it, and the layer above knows who may (``authorise``).  ``STOP`` and ``REVOCATION`` are
 keyed by the signer too: they are final, and what one issuer said must not be displaced by another's larger version.
 
+*Bounds.*  Each class of records has room of its own, in number and bytes, in total and for each signer, so statements
+about applications never displace one about membership.  In most classes the oldest make room.  Revocations do not: a
+member that was put out must not come back because somebody said much afterwards.  When a signer has used up its share
+of that class, what it says further is not taken.
+
+*Blame.*  Whoever passes a record on can check its signature, and nothing else: neither this node's clock, nor whom its
+operator trusts, nor what its version of the program makes of the body.  So only a bad signature costs the sender.
+
 *Digest.*  The table is summed up in 8 bytes: the exclusive or of a hash of each record.  Equal tables have equal
 digests, a put or a removal changes it in constant time, and pings carry it, so that replicas notice that they differ.
 """
@@ -27,7 +35,7 @@ from protocol.ids import NodeId, ring_id, zone_of
 from protocol.signing import Signer, Verifier
 
 from .config import RingConfig
-from .messages import MAX_RECORDS, Entry, Record
+from .messages import MAX_DOCUMENTS, MAX_RECORDS, MAX_REVOCATIONS, MAX_STATEMENTS, Entry, Record
 
 DOMAIN = "record"
 _HASH_BYTES = 8
@@ -46,10 +54,43 @@ class Kind(enum.IntEnum):
     """The subject, a node, has lost its membership."""
     VOTERS = 4
     """The newest head of an application and who guards it: where to look, not what to believe."""
+    DOCUMENT = 5
+    """The fabric's document; the subject is the fabric."""
 
 
 _KINDS = {int(kind) for kind in Kind}
 _BY_SIGNER = {int(Kind.STOP), int(Kind.REVOCATION)}
+
+
+class _Class:
+    """Kinds that share one room."""
+
+    __slots__ = ("bytes", "count", "final", "limit", "of")
+
+    def __init__(self, limit: int, *, final: bool = False) -> None:
+        self.limit = limit
+        """Records."""
+        self.final = final
+        """What is held stays until it expires; what is beyond a bound is not taken."""
+        self.count = 0
+        self.bytes = 0
+        self.of: dict[bytes, tuple[int, int]] = {}
+        """Signer → its records and bytes here."""
+
+    def add(self, record: Record, sign: int) -> None:
+        """Count ``record`` in (``sign`` 1) or out (-1)."""
+        size = sign * len(record.body)
+        count, held = self.of.pop(record.signer, (0, 0))
+        self.count, self.bytes = self.count + sign, self.bytes + size
+        if count + sign:
+            self.of[record.signer] = (count + sign, held + size)
+
+    def crowded(self, config: RingConfig) -> bool:
+        return self.count > self.limit or self.bytes > config.record_bytes
+
+    def hogged(self, signer: bytes, config: RingConfig) -> bool:
+        count, held = self.of.get(signer, (0, 0))
+        return count > config.records_per_signer or held > config.signer_bytes
 
 
 def sign_record(signer: Signer, kind: Kind, subject: bytes, version: int, expires: int, body: bytes) -> Record:
@@ -91,14 +132,21 @@ class _Held(NamedTuple):
 class RecordTable:
     """All records of the zone, within bounds."""
 
-    __slots__ = ("_bytes", "_config", "_digest", "_held", "_next_expiry", "_per_signer", "_verifier")
+    __slots__ = ("_classes", "_config", "_digest", "_dropped", "_held", "_next_expiry", "_verifier")
 
     def __init__(self, config: RingConfig, verifier: Verifier) -> None:
         self._config = config
         self._verifier = verifier
         self._held: dict[bytes, _Held] = {}
-        self._per_signer: dict[bytes, int] = {}
-        self._bytes = 0
+        statements = _Class(MAX_STATEMENTS)
+        self._classes: dict[int, _Class] = {
+            Kind.APP: statements,
+            Kind.STOP: statements,
+            Kind.VOTERS: statements,
+            Kind.REVOCATION: _Class(MAX_REVOCATIONS, final=True),
+            Kind.DOCUMENT: _Class(MAX_DOCUMENTS),
+        }
+        self._dropped: list[Record] = []
         self._digest = 0
         self._next_expiry = 0
 
@@ -130,51 +178,61 @@ class RecordTable:
 
         True when the table changed, False when nothing was to be done, a Code when the sender is to blame.
         """
-        if record.kind not in _KINDS or record.expires <= wall:
+        if record.kind not in _KINDS or not wall < record.expires <= wall + self._config.record_lifetime:
+            # Too old or too long-lived by our clock: by the sender's it may be neither.
             return False
         key = key_of(record)
         held = self._held.get(key)
         if held is not None and rank(record) <= rank(held.record):
             return False
-        if record.expires > wall + self._config.record_lifetime:
-            return Code.UNAUTHORISED
+        if not authorise(record):
+            return False
         if not verify(record, self._verifier):
             return Code.BAD_SIGNATURE
-        if not authorise(record):
-            return Code.UNAUTHORISED
-        self._drop(key)
+        return self._replace(key, record)
+
+    def _replace(self, key: bytes, record: Record) -> bool:
+        old = self._held.get(key)
+        if old is not None:
+            self._remove(key)
         self._insert(key, record)
-        self._trim(record.signer)
-        held = self._held.get(key)
-        return held is not None and held.record is record
+        room = self._classes[record.kind]
+        if room.final and (room.crowded(self._config) or room.hogged(record.signer, self._config)):
+            self._remove(key)
+            if old is not None:
+                self._insert(key, old.record)
+            return False
+        self._trim(room, record.signer)
+        return key in self._held
 
     def _insert(self, key: bytes, record: Record) -> None:
         mark = hashlib.blake2b(key + record.version.to_bytes(8, "big") + record.signature, digest_size=_HASH_BYTES)
         held = _Held(record, int.from_bytes(mark.digest(), "big"))
         self._held[key] = held
-        self._per_signer[record.signer] = self._per_signer.get(record.signer, 0) + 1
-        self._bytes += len(record.body)
+        self._classes[record.kind].add(record, 1)
         self._digest ^= held.mark
         if not self._next_expiry or record.expires < self._next_expiry:
             self._next_expiry = record.expires
 
-    def _drop(self, key: bytes) -> None:
-        held = self._held.pop(key, None)
-        if held is None:
-            return
-        signer = held.record.signer
-        self._per_signer[signer] -= 1
-        if not self._per_signer[signer]:
-            del self._per_signer[signer]
-        self._bytes -= len(held.record.body)
+    def _remove(self, key: bytes) -> Record:
+        held = self._held.pop(key)
+        self._classes[held.record.kind].add(held.record, -1)
         self._digest ^= held.mark
+        return held.record
 
-    def _trim(self, signer: bytes) -> None:
-        config = self._config
-        while self._per_signer.get(signer, 0) > config.records_per_signer:
-            self._drop(min((key for key, held in self._held.items() if held.record.signer == signer), key=self._tenure))
-        while len(self._held) > MAX_RECORDS or self._bytes > config.record_bytes:
-            self._drop(min(self._held, key=self._tenure))
+    def _drop(self, key: bytes) -> None:
+        """Remove for good, which whoever keeps a copy has to learn (:meth:`take_dropped`)."""
+        self._dropped.append(self._remove(key))
+
+    def _trim(self, room: _Class, signer: bytes) -> None:
+        while room.hogged(signer, self._config):
+            own = (key for key, held in self._of(room) if held.record.signer == signer)
+            self._drop(min(own, key=self._tenure))
+        while room.crowded(self._config):
+            self._drop(min((key for key, _ in self._of(room)), key=self._tenure))
+
+    def _of(self, room: _Class) -> Iterator[tuple[bytes, _Held]]:
+        return ((key, held) for key, held in self._held.items() if self._classes[held.record.kind] is room)
 
     def _tenure(self, key: bytes) -> tuple[int, bytes]:
         """Who goes first when there is no room: a function of the records alone."""
@@ -187,6 +245,19 @@ class RecordTable:
         for key in [key for key, held in self._held.items() if held.record.expires <= wall]:
             self._drop(key)
         self._next_expiry = min((held.record.expires for held in self._held.values()), default=0)
+
+    def rejudge(self, authorise: Callable[[Record], bool]) -> None:
+        """Drop the statements about applications that ``authorise`` would not take any more."""
+        # Descriptors first: what else is said of an application is judged by whether its descriptor is held.
+        statements = sorted(self._of(self._classes[Kind.APP]), key=lambda entry: entry[1].record.kind)
+        for key, held in statements:
+            if not authorise(held.record):
+                self._drop(key)
+
+    def take_dropped(self) -> list[Record]:
+        """What was dropped since the last call; those that were replaced by newer ones are not among them."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
 
     # ---- reconciliation ----
 
@@ -225,6 +296,10 @@ class RecordTable:
             assert key == key_of(held.record)
             digest ^= held.mark
         assert digest == self._digest
-        assert self._bytes == sum(len(record.body) for record in self) <= self._config.record_bytes
         assert len(self._held) <= MAX_RECORDS
-        assert all(0 < n <= self._config.records_per_signer for n in self._per_signer.values())
+        for room in self._classes.values():
+            mine = [held.record for _, held in self._of(room)]
+            assert room.count == len(mine) <= room.limit
+            assert room.bytes == sum(len(record.body) for record in mine) <= self._config.record_bytes
+            assert len(room.of) <= room.count
+            assert not any(room.hogged(signer, self._config) for signer in room.of)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from protocol.errors import Code
 from protocol.ids import NodeId
 
-from .config import RingConfig
+from .config import SECOND, RingConfig
 from .messages import MAX_RECORD_BODY, Record, RecordDigests, RecordPush
 from .records import RecordTable
 from .view import View
@@ -29,9 +29,13 @@ _BACK_OFF = 6
 class _Partner:
     """Anti-entropy with one peer."""
 
-    __slots__ = ("asked", "fruitless", "served")
+    __slots__ = ("allowance", "asked", "filled", "fruitless", "served")
 
-    def __init__(self) -> None:
+    def __init__(self, allowance: int, now: int) -> None:
+        self.allowance = allowance
+        """Records that this peer may bring now."""
+        self.filled = now
+        """When ``allowance`` was last raised, ns."""
         self.asked = -1
         """When the last exchange began here, ns; -1: never."""
         self.served = -1
@@ -57,34 +61,58 @@ class Replication:
 
     def publish(self, record: Record, now: int) -> bool:
         """Take and spread a record of this node; False when it is not news here or may not be said."""
-        if self._table.put(record, self.wall(now), self._view.upcalls.authorise) is not True:
-            return False
-        self._spread([record], self._view.me.id)
-        self._view.upcalls.record_changed(record, now)
-        return True
+        taken = self._table.put(record, self.wall(now), self._view.upcalls.authorise) is True
+        if taken:
+            self._spread([record], self._view.me.id)
+            self._view.upcalls.record_changed(record, now)
+        self._tell_dropped(now)
+        return taken
+
+    def rejudge(self, now: int) -> None:
+        """Whom this node listens to has changed: drop what is not wanted any more, ask again for what now is."""
+        self._table.rejudge(self._view.upcalls.authorise)
+        self._tell_dropped(now)
+        for partner in self._partners.values():
+            partner.fruitless = 0
+
+    def _tell_dropped(self, now: int) -> None:
+        for record in self._table.take_dropped():
+            self._view.upcalls.record_dropped(record, now)
 
     # ---- rumours ----
 
     def on_push(self, peer: NodeId, message: RecordPush, now: int) -> None:
         view = self._view
         news: list[Record] = []
-        for record in message.records:
+        for record in message.records[: self._admit(peer, len(message.records), now)]:
             verdict = self._table.put(record, self.wall(now), view.upcalls.authorise)
             if verdict is True:
                 news.append(record)
             elif isinstance(verdict, Code):
                 view.out.penalize(peer, verdict, f"record of kind {record.kind}")
-        partner = self._partners.get(peer)
-        if news and partner is not None:
+        partner = self._partner(peer, now)
+        if news:
             partner.fruitless = 0
         if news and not self._exchanging(partner, now):
             # What anti-entropy brings is old news elsewhere.
             self._spread(news, peer)
         for record in news:
             view.upcalls.record_changed(record, now)
+        self._tell_dropped(now)
 
-    def _exchanging(self, partner: _Partner | None, now: int) -> bool:
-        return partner is not None and partner.asked >= 0 and now - partner.asked < self._view.config.sync_period
+    def _admit(self, peer: NodeId, count: int, now: int) -> int:
+        """How many of ``count`` records ``peer`` may bring now.  What is lost by that, anti-entropy brings later."""
+        config, partner = self._view.config, self._partner(peer, now)
+        earned = (now - partner.filled) * config.relay_rate // SECOND
+        if earned > 0:
+            partner.filled = now
+            partner.allowance = min(partner.allowance + earned, config.relay_records)
+        admitted = min(count, partner.allowance)
+        partner.allowance -= admitted
+        return admitted
+
+    def _exchanging(self, partner: _Partner, now: int) -> bool:
+        return partner.asked >= 0 and now - partner.asked < self._view.config.sync_period
 
     def _spread(self, records: list[Record], source: NodeId) -> None:
         view = self._view
@@ -130,7 +158,7 @@ class Replication:
 
     def exchange(self, peer: NodeId, now: int) -> None:
         """Ask ``peer`` for what is missing here, unless that was done a moment ago."""
-        partner = self._partner(peer)
+        partner = self._partner(peer, now)
         config: RingConfig = self._view.config
         if partner.asked >= 0 and now - partner.asked < config.sync_period << min(partner.fruitless, _BACK_OFF):
             return
@@ -139,7 +167,7 @@ class Replication:
         self._view.out.send(peer, RecordDigests(self._table.entries()))
 
     def on_digests(self, peer: NodeId, message: RecordDigests, now: int) -> None:
-        partner = self._partner(peer)
+        partner = self._partner(peer, now)
         if message.reply:
             # It ends an exchange that we began; anybody else's would make us send for nothing.
             if not self._exchanging(partner, now):
@@ -148,15 +176,15 @@ class Replication:
             return
         else:
             partner.served = now
-        self._table.expire(self.wall(now))
+        self.expire(now)
         lacking, theirs_newer = self._table.compare(message.entries)
         self._push(peer, lacking)
         if theirs_newer and not message.reply:
             partner.asked = now
             self._view.out.send(peer, RecordDigests(self._table.entries(), reply=True))
 
-    def _partner(self, peer: NodeId) -> _Partner:
-        partner = self._partners.pop(peer, None) or _Partner()
+    def _partner(self, peer: NodeId, now: int) -> _Partner:
+        partner = self._partners.pop(peer, None) or _Partner(self._view.config.relay_records, now)
         self._partners[peer] = partner
         if len(self._partners) > _PARTNERS:
             del self._partners[next(iter(self._partners))]
@@ -164,3 +192,4 @@ class Replication:
 
     def expire(self, now: int) -> None:
         self._table.expire(self.wall(now))
+        self._tell_dropped(now)

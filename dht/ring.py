@@ -161,6 +161,11 @@ class Ring:
         self._settle(now)
         return published
 
+    def rejudge(self, now: int) -> None:
+        """Whom the layers above listen to has changed: held records are judged again."""
+        self._replication.rejudge(now)
+        self._settle(now)
+
     # ---- events ----
 
     def handle(self, event: Event, now: int) -> bool:

@@ -132,7 +132,7 @@ class Applications:
     # ---- records ----------------------------------------------------------------------------------------------------
 
     def authorise(self, record: Record) -> bool:
-        """May the signer say this?  For the kinds that belong to applications."""
+        """Does the record agree with itself?  Who may own applications is for the core to say."""
         if record.kind == Kind.APP:
             spec = decode_spec(record.body)
             return spec is not None and spec.id == record.subject and spec.owner == record.signer
@@ -144,6 +144,11 @@ class Applications:
         if record.kind != Kind.VOTERS or head is None or head.app != record.subject:
             return False
         return voters_version(head) == record.version and said_by(head.root.id, record)
+
+    def record_dropped(self, record: Record) -> None:
+        """Nothing is kept of an application whose descriptor is gone, unless this node has a part in it."""
+        if record.kind == Kind.APP and record.subject in self.apps and self.forest.drop(record.subject):
+            self.forgotten(record.subject)
 
     def record_changed(self, record: Record, now: int) -> None:
         if record.kind == Kind.APP:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 
 from dht.messages import Record
+from dht.records import Kind
 from fl.notices import Bind, Trust
 from protocol.ids import AppId
 from protocol.messages import Contact
@@ -26,8 +27,8 @@ from .contacts import load_contacts
 from .core import CoreConfig, NodeCore
 from .daemon import DaemonConfig, NodeDaemon
 from .desk import JoinDesk
+from .identity import fabric, revocation
 from .identity import membership as members
-from .identity import revocation
 from .identity.keys import Ed25519Verifier
 from .identity.membership import Membership
 from .journal import Journal
@@ -87,6 +88,7 @@ class Node:
             desk=self.desk,
             workers=self.workers,
             neighbours=self.neighbours,
+            document_changed=self.apply_trust,
             unix_time=unix_time,
         )
 
@@ -164,6 +166,7 @@ class Node:
             seed=int.from_bytes(os.urandom(8), "big"),
             wall_offset=wall_offset,
             restored=restored,
+            owns=self.owns,
             authorise=self._authorise,
             label=self.name,
         )
@@ -183,8 +186,14 @@ class Node:
             unix_time=unix_time,
         )
 
+    def owns(self, key: bytes) -> bool:
+        """May the holder of ``key`` have applications, as far as this node is concerned?"""
+        return fabric.may_own(self.membership.document, key) or self.trust.names(key)
+
     def _authorise(self, record: Record) -> bool:
         """May the signer say this, of records that do not belong to an application?"""
+        if record.kind == Kind.DOCUMENT:
+            return fabric.authorise(record, self.membership.document, Ed25519Verifier())
         return revocation.authorise(record, self.membership.document)
 
     def _daemon_config(self) -> DaemonConfig:

@@ -63,6 +63,11 @@ from pubsub.messages import Head
 VOTERS_TTL = 180 * 24 * 3600
 """Seconds that a VOTERS record lives: longer than the descriptor, whose end it may tell."""
 
+
+def _disk_key(record: Record) -> str:
+    return f"record/{record.kind}/{key_of(record).hex()}"
+
+
 _records = msgspec.msgpack.Decoder(Record)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -89,13 +94,15 @@ class NodeCore:
         seed: int,
         wall_offset: int = 0,
         restored: Mapping[str, bytes] | None = None,
+        owns: Callable[[bytes], bool] | None = None,
         authorise: Callable[[Record], bool] | None = None,
         label: str = "",
     ) -> None:
         """``wall_offset``: ns to add to ``now`` for Unix time.  ``restored``: what earlier ``Store`` effects made
-        durable.  ``authorise`` judges records of kinds that do not belong to applications (revocations)."""
+        durable.  ``owns`` says of a public key whether its holder may have applications in this fabric; without it
+        nobody may.  ``authorise`` judges records of kinds that do not belong to applications."""
         self.me, self.config = me, config
-        self._signer, self._wall_offset, self._authorise = signer, wall_offset, authorise
+        self._signer, self._wall_offset, self._authorise, self._owns = signer, wall_offset, authorise, owns
         self._restored = dict(restored or {})
         self._out = Outbox(me.id)
         self.apps = Applications(
@@ -167,6 +174,10 @@ class NodeCore:
         self._restored.clear()
         self.ring.start(request.seeds, now)
 
+    def _trust(self, request: Trust, now: int) -> None:
+        self.apps.trust(request.owners, request.approved, now)
+        self.ring.rejudge(now)
+
     def _leave(self, request: Leave, now: int) -> None:
         for app in list(self.forest.groves):
             self.forest.leave(app, now)
@@ -199,18 +210,31 @@ class NodeCore:
         self._out.emit(ReplicasFound(token, contacts))
 
     def authorise(self, record: Record) -> bool:
-        if record.kind in (Kind.APP, Kind.STOP, Kind.VOTERS):
-            return self.apps.authorise(record)
+        if record.kind == Kind.APP:
+            return self._owned(record) and self.apps.authorise(record)
+        if record.kind in (Kind.STOP, Kind.VOTERS):
+            descriptor = self.ring.records.get(Kind.APP, record.subject)
+            if record.kind == Kind.STOP:
+                return self._owned(record) and (descriptor is None or descriptor.signer == record.signer)
+            # Of an application that nobody here may have, or has, nothing is to be known.
+            return descriptor is not None and self.apps.authorise(record)
         return self._authorise is not None and self._authorise(record)
+
+    def _owned(self, record: Record) -> bool:
+        return self._owns is not None and self._owns(record.signer)
 
     def record_changed(self, record: Record, now: int) -> None:
         """News: durable here, then to whom it concerns."""
-        key = f"record/{record.kind}/{key_of(record).hex()}"
-        value = _encoder.encode(record)
+        key, value = _disk_key(record), _encoder.encode(record)
         if self._restored.get(key) != value:
             self._out.store(key, value)
         self._out.emit(RecordChanged(record))
         self.apps.record_changed(record, now)
+
+    def record_dropped(self, record: Record, now: int) -> None:
+        """What the ring forgets leaves the disk too, and an application in which this node has no part its memory."""
+        self._out.store(_disk_key(record), None)
+        self.apps.record_dropped(record)
 
     # ---- for the roles ----------------------------------------------------------------------------------------------
 
@@ -239,5 +263,5 @@ class NodeCore:
         Follow: lambda core, request, now: core.apps.follow(request.app, now),
         Bind: lambda core, request, now: core.apps.bind(request.names, request.workers, now),
         Refuse: lambda core, request, now: core.apps.refuse(request.app, request.why, now),
-        Trust: lambda core, request, now: core.apps.trust(request.owners, request.approved, now),
+        Trust: _trust,
     }

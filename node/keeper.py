@@ -38,6 +38,7 @@ from protocol.messages import Contact
 from .contacts import save_contacts
 from .daemon import NodeDaemon
 from .desk import JoinDesk
+from .identity.fabric import decode_document
 from .identity.membership import Membership
 from .identity.renewal import seconds_left
 from .identity.revocation import RevocationSet, revoke
@@ -72,6 +73,7 @@ class Keeper:
         desk: JoinDesk | None,
         workers: WorkerPool,
         neighbours: Callable[[], tuple[Contact, ...]],
+        document_changed: Callable[[], None],
         unix_time: Callable[[], int],
     ) -> None:
         """``desk`` is None on nodes that are no issuers."""
@@ -85,6 +87,7 @@ class Keeper:
         self._membership = membership
         self._desk = desk
         self._neighbours = neighbours
+        self._document_changed = document_changed
         self._unix_time = unix_time
         self._workers = workers
         self._kept: dict[AppId, list[BlobId]] = {}
@@ -113,6 +116,8 @@ class Keeper:
     async def _note(self, notice: Any) -> None:
         if isinstance(notice, RecordChanged) and notice.record.kind == Kind.REVOCATION:
             self._revocation(notice.record)
+        elif isinstance(notice, RecordChanged) and notice.record.kind == Kind.DOCUMENT:
+            self._document(notice.record)
         await self.note(self._journal.notice(notice))
         self._log(notice)
         try:
@@ -185,6 +190,15 @@ class Keeper:
             return
         log.warning("node %s was revoked", short(record.subject))
         self._daemon.revoke(record.subject)
+
+    def _document(self, record: Record) -> None:
+        """The owner has changed the fabric's document."""
+        try:
+            if self._membership.adopt(decode_document(record.body), self._state):
+                log.info("the fabric's document is now number %d", self._membership.document.serial)
+                self._document_changed()
+        except MyceliaError as error:
+            log.warning("the fabric's new document cannot be used: %s", error)
 
     def _log(self, notice: Any) -> None:
         """What an operator wants to read of it."""

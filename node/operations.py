@@ -23,6 +23,7 @@ from protocol.ids import AppId, NodeId
 from protocol.messages import INLINE_LIMIT, Contact, Value
 
 from .assembly import Node, unix_time
+from .identity import fabric
 from .identity.fabric import is_issuer
 from .identity.keys import Ed25519Verifier
 from .identity.revocation import revoke
@@ -156,7 +157,7 @@ class Operations:
     # ---- trust ------------------------------------------------------------------------------------------------------
 
     async def trusted(self) -> TrustInfo:
-        return self._node.trust.info()
+        return self._trust_info()
 
     async def trust(self, key: str) -> TrustInfo:
         return await self._change_trust(self._node.trust.add(parse_key(key, "mycelia trust add")))
@@ -167,7 +168,22 @@ class Operations:
     async def _change_trust(self, batch: dict[str, bytes | None]) -> TrustInfo:
         await self._node.notes.write(batch)
         self._node.apply_trust()
-        return self._node.trust.info()
+        return self._trust_info()
+
+    def _trust_info(self) -> TrustInfo:
+        named = [key.hex() for key in self._node.membership.document.app_owners]
+        return msgspec.structs.replace(self._node.trust.info(), named=named)
+
+    async def change_document(self, document: Record) -> TrustInfo:
+        membership, verifier = self._node.membership, Ed25519Verifier()
+        held = membership.document
+        if not fabric.authorise(document, held, verifier) or not records.verify(document, verifier):
+            raise UsageError(f"that is no document of fabric {held.name}", "sign it with the key of the fabric's owner")
+        if document.version <= held.serial:
+            raise UsageError("the fabric's document has changed meanwhile", "give the command again")
+        self._node.daemon.command(Publish(document))
+        await self._until(lambda: membership.document.serial >= document.version, "the document was not accepted")
+        return self._trust_info()
 
     # ---- applications -----------------------------------------------------------------------------------------------
 
@@ -226,6 +242,12 @@ class Operations:
         spec = decode_spec(descriptor.body)
         if descriptor.kind != Kind.APP or spec is None or spec.id != descriptor.subject:
             raise UsageError("that is not the descriptor of an application", "use the same version of mycelia on both")
+        if not self._node.owns(spec.owner):
+            raise UsageError(
+                f"nobody here knows the owner {spec.owner.hex()}",
+                "`mycelia trust add KEY --fabric` where the key of the fabric's owner is; "
+                "`mycelia trust add KEY` lets it run code on one node",
+            )
         if spec.owner != descriptor.signer or not records.verify(descriptor, Ed25519Verifier()):
             raise UsageError("the descriptor is not signed by its owner", "sign it with the owner's key")
         journal = self._node.journal

@@ -192,6 +192,9 @@ class TrustInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     keys: list[TrustedKey]
     approve: Literal["owner", "hash"] = "owner"
+    named: list[str] = []
+    """Owners, hex, who may have applications in the fabric beside its own owner: its document says so for all nodes.
+    Whether their code runs here is what ``keys`` says."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -280,6 +283,10 @@ class DaemonService(Protocol):
         ...
 
     async def distrust(self, key: Name) -> TrustInfo: ...
+
+    async def change_document(self, document: Record) -> TrustInfo:
+        """Spread a new version of the fabric's document, which its owner signed."""
+        ...
 
     async def models(self) -> list[ModelInfo]: ...
 

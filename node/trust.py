@@ -1,5 +1,9 @@
 """Whose code may run here: the operator's configuration, and what was added at run time.
 
+Who may *have* applications in the fabric is another question, which the fabric's document answers for all nodes alike
+(``identity.fabric``).  Whoever is on this list may have some at this node too: it then holds their descriptors and
+passes them on, while nodes that know nothing of that owner do neither.
+
 What is added is 32 bytes, an owner's public key or the hash of a bundle.  Nothing tells them apart, and nothing needs
 to: neither can be made to look like the other.
 """
@@ -43,6 +47,10 @@ class TrustList:
             return frozenset(), added
         fabric = [self._fabric_owner] if self._fabric_owner else []
         return frozenset([*fabric, *self._listed]) | added, added
+
+    def names(self, key: bytes) -> bool:
+        """Does the operator want to hear of applications of the holder of ``key``?"""
+        return key in self._listed or key in self._added
 
     def add(self, key: bytes) -> dict[str, bytes | None]:
         """Raises UsageError when too many were added."""

@@ -118,6 +118,14 @@ class Forest:
         else:
             self.roles.forgotten(app)
 
+    def drop(self, app: AppId) -> bool:
+        """Forget an application in which this node has no part; False when it has one."""
+        if app in self.groves or app in self.voters:
+            return False
+        self.known.pop(app, None)
+        self.heads.pop(app, None)
+        return True
+
     def forget(self, app: AppId) -> None:
         """The last trace of a finished application, but for the vote, which keeps the final head."""
         if self.groves.pop(app, None) is not None:

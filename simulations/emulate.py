@@ -126,6 +126,7 @@ class Emulation:
             seed=Stream(self.app.seed, "core", host.index).bits() >> 1,
             wall_offset=EPOCH_NS,
             restored=host.disk.durable if host.disk is not None else {},
+            owns=self._owner.public_key.__eq__,
         )
 
     def run(self) -> Emulated:

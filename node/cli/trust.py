@@ -1,8 +1,10 @@
-"""Whose applications may run code on this node."""
+"""Whose applications may run code on this node, and whose may be in the fabric at all."""
 
 from __future__ import annotations
 
+import argparse
 import string
+from pathlib import Path
 
 from protocol.errors import UsageError
 
@@ -23,6 +25,9 @@ def _show(session: Session, info: TrustInfo) -> None:
     rows = [(entry.key, _WHY[entry.why]) for entry in info.keys]
     lines = session.out.table(("key or hash", "because"), rows)
     session.out.answer(info, lines if rows else ["nobody: no application can run code here"])
+    known = {entry.key for entry in info.keys}
+    if strangers := [key for key in info.named if key not in known]:
+        session.out.hint(f"The fabric's document also names {', '.join(strangers)}: no code of theirs runs here.")
     if info.approve == "hash":
         session.out.hint('[trust] approve = "hash": no signature is enough, each version of the code must be listed.')
 
@@ -33,15 +38,35 @@ def _list(session: Session) -> None:
 
 def _add(session: Session) -> None:
     key = _key(session)
-    _show(session, session.ask(lambda daemon: daemon.trust(key)))
+    if session.args.fabric:
+        _name(session, bytes.fromhex(key), wanted=True)
+    else:
+        _show(session, session.ask(lambda daemon: daemon.trust(key)))
 
 
 def _remove(session: Session) -> None:
     key = _key(session)
-    _show(session, session.ask(lambda daemon: daemon.distrust(key)))
+    if session.args.fabric:
+        _name(session, bytes.fromhex(key), wanted=False)
+    else:
+        _show(session, session.ask(lambda daemon: daemon.distrust(key)))
+
+
+def _name(session: Session, key: bytes, *, wanted: bool) -> None:
+    from . import naming  # noqa: PLC0415 - signing takes 0.1 s to import
+
+    record = naming.renamed(session, key, wanted=wanted)
+    _show(session, session.ask(lambda daemon: daemon.change_document(record)))
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("key", metavar="KEY", help=_KEY)
+    parser.add_argument("--fabric", action="store_true", help=_FABRIC)
+    parser.add_argument("--owner-key", metavar="FILE", type=Path, help="that key, if it is not here")
 
 
 _KEY = "public key of an owner, or hash of an application's code: 64 hex digits"
+_FABRIC = "change who may have applications in the fabric, on all nodes; runs no code, and needs the fabric owner's key"
 
 TRUST = Command(
     name="trust",
@@ -59,9 +84,16 @@ TRUST = Command(
         Command(
             name="add",
             summary="Trust an owner, or approve a version of code.",
-            configure=lambda parser: parser.add_argument("key", metavar="KEY", help=_KEY),
+            text=(
+                "Nodes take descriptors of applications only from owners whom they know: the fabric's owner, those "
+                "whom its document names (`--fabric`), and those whom this node trusts."
+            ),
+            configure=_arguments,
             run=_add,
-            examples=(("trust add 5b1e...", "the whole key, as `mycelia ls --json` shows it"),),
+            examples=(
+                ("trust add 5b1e...", "the whole key, as `mycelia ls --json` shows it"),
+                ("trust add 5b1e... --fabric", "let that owner have applications in the fabric"),
+            ),
         ),
         Command(
             name="rm",
@@ -70,7 +102,7 @@ TRUST = Command(
                 "What runs at the moment is not interrupted; the next task is refused. Keys from the configuration are "
                 "taken out there."
             ),
-            configure=lambda parser: parser.add_argument("key", metavar="KEY", help=_KEY),
+            configure=_arguments,
             run=_remove,
             examples=(("trust rm 5b1e...", "an owner or a version"),),
         ),

@@ -22,8 +22,10 @@ from typing import Annotated
 
 import msgspec
 
-from protocol.errors import AuthError, CodecError, LimitError
-from protocol.ids import NodeId
+from dht.messages import Record
+from dht.records import Kind, sign_record
+from protocol.errors import AuthError, CodecError, LimitError, PeerError
+from protocol.ids import ID_BYTES, NodeId
 from protocol.messages import Id
 from protocol.signing import Signer, Verifier
 from protocol.wire import UNREADABLE
@@ -33,6 +35,10 @@ from .certificates import MAX_CERTIFICATE, check_authority
 DOMAIN = "fabric"
 MAX_DOCUMENT = 48 * 1024
 """Bytes: sixteen authorities and some room."""
+
+MAX_APP_OWNERS = 256
+SAID_FOR = 390 * 86400
+"""Seconds for which a document is spread among those who are members already; newcomers get it when they join."""
 
 PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Certificate = Annotated[bytes, msgspec.Meta(max_length=MAX_CERTIFICATE)]
@@ -49,6 +55,8 @@ class FabricDocument(msgspec.Struct, frozen=True, gc=False, array_like=True):
     issuers: Annotated[tuple[Id, ...], msgspec.Meta(max_length=16)]
     """Nodes that may invite others and revoke those who are not issuers."""
     serial: Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+    app_owners: Annotated[tuple[PublicKey, ...], msgspec.Meta(max_length=MAX_APP_OWNERS)] = ()
+    """Who may have applications here, beside the owner.  Whether their code runs is for each node's operator to say."""
 
     @property
     def fingerprint(self) -> bytes:
@@ -103,6 +111,29 @@ def is_news(held: FabricDocument, other: FabricDocument) -> bool:
 
 def is_issuer(document: FabricDocument, node: NodeId) -> bool:
     return node in document.issuers
+
+
+def may_own(document: FabricDocument, key: bytes) -> bool:
+    """Does the document let the holder of ``key`` have applications?"""
+    return key == document.owner or key in document.app_owners
+
+
+def spread_document(document: FabricDocument, owner: Signer, now: int) -> Record:
+    """The record by which members learn of ``document``.  ``now`` is Unix seconds."""
+    body = encode_document(sign_document(document, owner))
+    subject = document.fingerprint[:ID_BYTES]
+    return sign_record(owner, Kind.DOCUMENT, subject, document.serial, now + SAID_FOR, body)
+
+
+def authorise(record: Record, held: FabricDocument, verifier: Verifier) -> bool:
+    """Does ``record`` hold a document of the fabric whose present one is ``held``?"""
+    if record.kind != Kind.DOCUMENT or record.signer != held.owner or record.subject != held.fingerprint[:ID_BYTES]:
+        return False
+    try:
+        document = open_document(decode_document(record.body), verifier)
+    except PeerError:
+        return False
+    return document.owner == held.owner and document.serial == record.version
 
 
 def encode_document(signed: SignedDocument) -> bytes:

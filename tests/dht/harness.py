@@ -72,6 +72,7 @@ class Recorder:
         self.ready_at: list[int] = []
         self.replicas: list[tuple[int, tuple[Contact, ...]]] = []
         self.records: list[Record] = []
+        self.dropped: list[Record] = []
         self.verdict: Callable[[bytes, Message], Verdict | NodeId] = lambda key, message: Verdict.CONTINUE
         self.allowed: Callable[[Record], bool] = lambda record: True
 
@@ -99,6 +100,9 @@ class Recorder:
 
     def record_changed(self, record: Record, now: int) -> None:
         self.records.append(record)
+
+    def record_dropped(self, record: Record, now: int) -> None:
+        self.dropped.append(record)
 
 
 class Host:

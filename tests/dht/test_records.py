@@ -125,12 +125,81 @@ def test_every_field_is_signed() -> None:
     assert table().put(forged[2], 0, allow) is Code.BAD_SIGNATURE
 
 
-def test_who_may_not_say_it_and_who_wants_to_live_for_ever_is_refused() -> None:
+def test_what_only_this_node_can_judge_is_dropped_without_blame() -> None:
+    made, rim = table(), RingConfig.lan().record_lifetime
+    assert made.put(record(bytes(16)), 0, lambda r: False) is False
+    for expires in (0, rim + 1, 1 << 40):
+        assert made.put(record(bytes(16), expires=expires), 0, allow) is False
+    assert made.put(record(bytes(16), expires=rim), 0, allow) is True
+    assert made.put(record(b"x" * 16, expires=rim + 1), 1, allow) is True, "a second later it is within the bound"
     made = table()
-    assert made.put(record(bytes(16)), 0, lambda r: False) is Code.UNAUTHORISED
-    assert made.put(record(bytes(16), expires=1 << 40), 0, allow) is Code.UNAUTHORISED
     assert made.put(msgspec.structs.replace(record(bytes(16)), kind=99), 0, allow) is False
     assert len(made) == 0
+
+
+def revocation(subject: int, *, signer: bytes = b"issuer", expires: int = 10_000, body: bytes = b"") -> Record:
+    return record(subject.to_bytes(16, "big"), kind=Kind.REVOCATION, signer=signer, expires=expires, body=body)
+
+
+def test_a_revocation_is_never_evicted_whatever_else_is_said() -> None:
+    made = table(SMALL)
+    early = revocation(1, expires=5)
+    assert made.put(early, 0, allow) is True
+    for number in range(40):
+        signer = b"owner %d" % (number % 7)
+        made.put(record(number.to_bytes(16, "big"), signer=signer, expires=100 + number, body=bytes(20)), 0, allow)
+        made.check()
+    assert early in content(made)
+    held = [revocation(number, expires=50) for number in (2, 3)]
+    assert [made.put(one, 0, allow) for one in held] == [True, True]
+    more = [revocation(number, expires=100 + number) for number in range(4, 10)]
+    assert not any(made.put(one, 0, allow) for one in more), "its signer has used up its share"
+    assert set(made.of_kind(Kind.REVOCATION)) == {early, *held}
+    assert made.put(revocation(9, signer=b"the owner"), 0, allow) is True, "and nobody else's"
+    made.check()
+
+
+def test_an_issuer_without_room_left_can_still_say_again_what_it_said() -> None:
+    made = table(SMALL)
+    for number in range(3):
+        made.put(revocation(number), 0, allow)
+    again = msgspec.structs.replace(revocation(0), version=2)
+    again = sign_record(HashSigner(b"issuer"), Kind.REVOCATION, again.subject, 2, 20_000, b"")
+    assert made.put(again, 0, allow) is True
+    assert again in content(made)
+    large = sign_record(HashSigner(b"issuer"), Kind.REVOCATION, again.subject, 3, 20_000, bytes(65))
+    assert made.put(large, 0, allow) is False
+    assert again in content(made), "what does not fit displaces nothing"
+    made.check()
+
+
+def test_who_keeps_a_copy_learns_what_was_dropped() -> None:
+    made = table(SMALL)
+    written = [record(bytes([number]) + bytes(15), expires=10 + number) for number in range(5)]
+    for one in written:
+        made.put(one, 0, allow)
+    assert made.take_dropped() == written[:2]
+    assert made.take_dropped() == []
+    newer = record(written[2].subject, 2, expires=20)
+    assert made.put(newer, 0, allow) is True
+    assert made.take_dropped() == [], "replaced, not dropped"
+    made.expire(14)
+    assert set(made.take_dropped()) == {written[3], written[4]}
+    made.rejudge(lambda r: False)
+    assert made.take_dropped() == [newer]
+    assert len(made) == 0
+
+
+def test_one_owner_cannot_fill_the_room_of_all() -> None:
+    config = replace(RingConfig.lan(), signer_bytes=50, record_bytes=100)
+    made = table(config)
+    other = record(b"o" * 16, signer=b"other", expires=1, body=bytes(40))
+    made.put(other, 0, allow)
+    for number in range(20):
+        made.put(record(number.to_bytes(16, "big"), expires=100, body=bytes(10)), 0, allow)
+        made.check()
+    assert other in content(made)
+    assert len(made) == 6
 
 
 def test_old_news_is_not_verified_again() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
-from dht.config import MS, SECOND
+from dht.config import MS, SECOND, RingConfig
 from dht.messages import RecordDigests, RecordPush
 from protocol.effects import Penalize
 from protocol.errors import Code
@@ -112,12 +114,55 @@ def test_forgeries_are_counted_and_not_passed_on() -> None:
     one.up.allowed = lambda r: r.subject != b"n" * 16
     for bad in (forged, record(b"n" * 16)):
         net.inject(one, Received(other.me.id, RecordPush((bad,))))
-    assert [(p.peer, p.code) for p in net.penalties if isinstance(p, Penalize)] == [
-        (other.me.id, Code.BAD_SIGNATURE),
-        (other.me.id, Code.UNAUTHORISED),
-    ]
+    # Whether somebody may say something is for each node to decide, and not for whoever passes it on to know.
+    assert [(p.peer, p.code) for p in net.penalties if isinstance(p, Penalize)] == [(other.me.id, Code.BAD_SIGNATURE)]
     assert "RecordPush" not in net.sent
     assert len(one.ring.records) == 0
+
+
+def test_a_peer_brings_so_many_records_and_no_more() -> None:
+    net = Net(8, config=replace(RingConfig.lan(), relay_records=100, relay_rate=10))
+    one, other = net.grow(2)
+    net.run(5 * SECOND)
+    batch = tuple(record(number.to_bytes(16, "big")) for number in range(256))
+    net.inject(one, Received(other.me.id, RecordPush(batch)))
+    assert len(one.ring.records) == 100
+    net.inject(one, Received(other.me.id, RecordPush(batch[100:])))
+    assert len(one.ring.records) == 100
+    net.now += SECOND
+    net.inject(one, Received(other.me.id, RecordPush(batch[100:])))
+    assert len(one.ring.records) == 110
+    stranger = net.contact(9).id
+    net.inject(one, Received(stranger, RecordPush(batch[200:])))
+    assert len(one.ring.records) == 166, "each has an allowance of its own"
+
+
+def test_at_the_rim_of_the_clock_nobody_is_blamed() -> None:
+    net = Net(8)
+    one, other = net.grow(2)
+    net.run(5 * SECOND)
+    life = net.config.record_lifetime
+    for expires in (1, life + 3600, 1 << 40):
+        net.inject(one, Received(other.me.id, RecordPush((record(expires.to_bytes(16, "big"), expires=expires),))))
+    assert not net.penalties
+    assert len(one.ring.records) == 0
+
+
+def test_what_is_not_wanted_any_more_goes_and_what_now_is_comes() -> None:
+    net = Net(8)
+    one, other = net.grow(2)
+    net.run(5 * SECOND)
+    wanted: dict[bytes, None] = {b"a": None}
+    one.up.allowed = lambda r: r.signer in wanted
+    for number, signer in enumerate((b"a", b"b")):
+        publish(net, other, number, signer=signer)
+    net.run(200 * SECOND)
+    assert [r.signer for r in one.ring.records] == [b"a"]
+    wanted.clear()
+    wanted[b"b"] = None
+    one.ring.rejudge(net.now)
+    assert [r.signer for r in one.up.dropped] == [b"a"]
+    net.run_until(lambda: [r.signer for r in one.ring.records] == [b"b"], 20 * SECOND)
 
 
 def test_asking_again_and_again_brings_one_answer() -> None:

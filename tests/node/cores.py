@@ -66,6 +66,7 @@ class Machine:
             seed=self.life,
             restored=self.disk,
             label=self.name,
+            owns=OWNER.public_key.__eq__,
         )
         self.command(Start(seeds))
         self.command(Bind(frozenset({"data"})))

@@ -13,6 +13,8 @@ from dht.messages import Record
 from fl import spec
 from fl.sdk import App, outline
 from fl.spec import AppSpec
+from node.identity.fabric import decode_document, open_document
+from node.identity.keys import Ed25519Verifier
 from node.service import (
     AppEvent,
     AppInfo,
@@ -148,6 +150,11 @@ class FakeService:
         self.calls.append(("distrust", key))
         self.owners = [owner for owner in self.owners if owner.key != key]
         return await self.trusted()
+
+    async def change_document(self, document: Record) -> TrustInfo:
+        self.calls.append(("change_document", document))
+        named = [key.hex() for key in open_document(decode_document(document.body), Ed25519Verifier()).app_owners]
+        return TrustInfo(keys=self.owners, named=named)
 
     async def models(self) -> list[ModelInfo]:
         return self.model_list

@@ -58,7 +58,9 @@ class Lab:
     """One core and what it waits for; a driver that answers when the test says so."""
 
     def __init__(self) -> None:
-        self.core = NodeCore(ME, CoreConfig(), signer=SIGNER, verifier=KeyedHashVerifier(), seed=1)
+        self.core = NodeCore(
+            ME, CoreConfig(), signer=SIGNER, verifier=KeyedHashVerifier(), seed=1, owns=SIGNER.public_key.__eq__
+        )
         self.now = SECOND
         self.timers: dict[Any, int] = {}
         self.stores: list[str] = []

@@ -71,6 +71,7 @@ class Scene:
         self.daemon, self.notes = Daemon(directory / "artifacts"), Notes()
         self.state = StateDir.create(directory / "state")
         self.neighbours: tuple[Contact, ...] = ()
+        self.retold: list[int] = []
         self.membership = self.lab.membership()
         self.journal = Journal({}, lambda: float(self.now))
         daemon: Any = self.daemon
@@ -85,6 +86,7 @@ class Scene:
             desk=desk,
             workers=WorkerPool(WorkerSection(), {}, directory / "workers"),
             neighbours=lambda: self.neighbours,
+            document_changed=lambda: self.retold.append(self.membership.document.serial),
             unix_time=lambda: self.now,
         )
 

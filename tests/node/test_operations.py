@@ -24,6 +24,7 @@ from node.assembly import Node
 from node.config import NodeConfig, NodeSection, WorkerSection
 from node.contacts import save_contacts
 from node.identity import enrol
+from node.identity.fabric import spread_document
 from node.identity.invite import decode_invitation
 from node.identity.keys import Key
 from node.identity.membership import Membership, found, node_key
@@ -304,3 +305,41 @@ async def lineage(a: Running, rounds: list[RoundEvent]) -> None:
 
 def bundle_of(source: str) -> bytes:
     return bundle.encode(bundle.Bundle(bundle.VERSION, "means", {"means": source}, ("numpy",)))
+
+
+def test_an_owner_whom_the_document_names_is_heard_on_all_nodes(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with founder(tmp_path / "a") as a, member(a, tmp_path / "b") as b:
+            await until(lambda: ready(a))
+            await until(lambda: ready(b))
+            owner, other = Key.load(a.state.owner_key), Key.generate()
+            record = signed(other, await descriptor(b))
+            with pytest.raises(UsageError, match="nobody here knows the owner"):
+                await b.api.submit(record)
+            document = a.node.membership.document
+            named = msgspec.structs.replace(document, app_owners=(other.public_key,), serial=2)
+            foreign = msgspec.structs.replace(named, owner=other.public_key)
+            with pytest.raises(UsageError, match="no document of fabric"):
+                await a.api.change_document(spread_document(foreign, other, int(time.time())))
+            told = await a.api.change_document(spread_document(named, owner, int(time.time())))
+            assert told.named == [other.public_key.hex()]
+
+            async def known() -> bool:
+                return bool((await b.api.trusted()).named)
+
+            await until(known)
+            app = await b.api.submit(record)
+            assert app.owner == other.public_key.hex()
+
+            async def here() -> bool:
+                return bool(await a.api.applications())
+
+            await until(here)
+            with pytest.raises(UsageError, match="changed meanwhile"):
+                await b.api.change_document(spread_document(named, owner, int(time.time())))
+            gone = msgspec.structs.replace(document, serial=3)
+            await a.api.change_document(spread_document(gone, owner, int(time.time())))
+            assert a.node.core is not None
+            assert a.node.core.ring.records.get(Kind.APP, record.subject) is None
+
+    asyncio.run(run())

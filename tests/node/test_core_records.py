@@ -1,0 +1,172 @@
+"""What a node holds of records, in memory and on disk: whose, how many, and what is left of what it dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from dht.config import RingConfig
+from dht.messages import Ping, Pong, Record, RecordPush
+from dht.records import Kind, sign_record
+from fl import spec as specs
+from fl.notices import Publish, RecordChanged, Start, Trust
+from node.core import CoreConfig, NodeCore
+from protocol import effects as fx
+from protocol import events as ev
+from protocol.errors import Code
+from protocol.ids import ring_id
+from protocol.messages import Contact, Value
+from simulations.signing import KeyedHashSigner, KeyedHashVerifier
+
+SECOND = 1_000_000_000
+DAY = 86400
+OWNER, OTHER, ISSUER = (KeyedHashSigner(1, name) for name in ("owner", "other owner", "issuer"))
+SIGNER = KeyedHashSigner(1, "me")
+ME = Contact(ring_id(0, SIGNER.public_key), ("me:1",), 1)
+RELAY = Contact(ring_id(0, b"relay"), ("relay:1",), 1)
+SMALL = CoreConfig(ring=RingConfig(records_per_signer=40, record_bytes=20_000, signer_bytes=20_000))
+
+
+class Node:
+    """One core with a disk, and a clock that the test moves."""
+
+    def __init__(self, config: CoreConfig | None = None, disk: dict[str, bytes] | None = None) -> None:
+        self.disk: dict[str, bytes] = {} if disk is None else disk
+        self.owners: dict[bytes, None] = {OWNER.public_key: None}
+        self.now = SECOND
+        self.penalties: list[tuple[bytes, Code]] = []
+        self.heard: list[Record] = []
+        self.core = NodeCore(
+            ME, config or CoreConfig(), signer=SIGNER, verifier=KeyedHashVerifier(), seed=1, restored=self.disk,
+            owns=lambda key: key in self.owners, authorise=lambda record: record.signer == ISSUER.public_key,
+        )  # fmt: skip
+        self.feed(ev.Command(Start((RELAY,))))
+
+    def feed(self, event: ev.Event) -> list[fx.Effect]:
+        effects = self.core.handle(event, self.now)
+        self.core.check_invariants()
+        for effect in effects:
+            match effect:
+                case fx.Store(key, None):
+                    self.disk.pop(key, None)
+                case fx.Store(key, bytes() as value):
+                    self.disk[key] = value
+                case fx.Penalize(peer, code, _):
+                    self.penalties.append((peer, code))
+                case fx.Emit(RecordChanged(record)):
+                    self.heard.append(record)
+        return effects
+
+    def relay(self, records: Iterable[Record]) -> None:
+        for batch in batches(records):
+            self.feed(ev.Received(RELAY.id, RecordPush(batch)))
+
+    def on_disk(self) -> set[Record]:
+        return {msgspec.msgpack.decode(v, type=Record) for k, v in self.disk.items() if k.startswith("record/")}
+
+    def held(self) -> set[Record]:
+        return set(self.core.ring.records)
+
+
+def batches(records: Iterable[Record]) -> Iterator[tuple[Record, ...]]:
+    batch: list[Record] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == 256:
+            yield tuple(batch)
+            batch = []
+    yield tuple(batch)
+
+
+def descriptor(owner: KeyedHashSigner, number: int, life: int = 90 * DAY) -> Record:
+    salt = number.to_bytes(8, "big")
+    spec = specs.AppSpec("made up", owner.public_key, salt, 0, (RELAY,), 10, Value(1, b"0"), RELAY, "nobody's data")
+    return sign_record(owner, Kind.APP, spec.id, 1, life, specs.encode(spec))
+
+
+def revocation(number: int = 7) -> Record:
+    return sign_record(ISSUER, Kind.REVOCATION, number.to_bytes(16, "big"), 1, 390 * DAY, b"")
+
+
+def test_made_up_owners_take_nothing_and_the_owner_still_runs() -> None:
+    node = Node()
+    kept = [descriptor(OWNER, 1), revocation()]
+    node.relay(kept)
+    strangers = (descriptor(KeyedHashSigner(2, number), number, 399 * DAY) for number in range(4096))
+    node.relay(strangers)
+    assert node.held() == node.on_disk() == set(kept)
+    assert not node.penalties, "the relay cannot know whom this node listens to"
+    assert len(node.core.forest.known) == len(node.core.apps.apps) == 1
+    node.feed(ev.Command(Publish(descriptor(OWNER, 2))))
+    assert len(node.held()) == 3
+
+
+def test_a_revocation_outlives_a_flood_by_an_owner_and_a_restart() -> None:
+    node = Node(SMALL)
+    node.relay([revocation()])
+    node.relay(descriptor(OWNER, number, 390 * DAY + number) for number in range(500))
+    assert revocation() in node.held()
+    assert node.on_disk() == node.held()
+    again = Node(SMALL, dict(node.disk))
+    assert revocation() in again.heard
+    assert again.held() == again.on_disk() == node.held()
+
+
+def test_what_is_evicted_leaves_disk_and_memory() -> None:
+    node = Node(SMALL)
+    for number in range(500):
+        node.relay([descriptor(OWNER, number, DAY + number)])
+        assert len(node.disk) <= 41
+    assert node.on_disk() == node.held()
+    assert len(node.core.apps.apps) == len(node.core.forest.known) == len(node.held())
+
+
+def test_what_expires_leaves_the_disk() -> None:
+    node = Node()
+    node.relay([descriptor(OWNER, number, 100 + number) for number in range(10)])
+    assert len(node.on_disk()) == 10
+    node.now = 105 * SECOND
+    node.feed(ev.TimerFired(("ring.care",), node.now))
+    assert node.on_disk() == node.held()
+    assert len(node.held()) == 4
+
+
+def test_an_owner_who_is_named_later_is_heard_then_and_one_who_is_not_any_more_is_forgotten() -> None:
+    node = Node()
+    node.relay([descriptor(OWNER, 1), descriptor(OTHER, 2)])
+    assert node.held() == {descriptor(OWNER, 1)}
+    node.owners = {OTHER.public_key: None}
+    node.feed(ev.Command(Trust(frozenset())))
+    assert node.held() == node.on_disk() == set()
+    assert not node.core.forest.known
+    node.relay([descriptor(OWNER, 1), descriptor(OTHER, 2)])
+    assert node.held() == node.on_disk() == {descriptor(OTHER, 2)}
+
+
+def test_only_its_owner_stops_an_application_and_nothing_is_known_of_what_nobody_has() -> None:
+    node = Node()
+    app = descriptor(OWNER, 1)
+    node.owners[OTHER.public_key] = None
+    node.relay([app])
+    foreign = sign_record(OTHER, Kind.STOP, app.subject, 1, 90 * DAY, b"")
+    unnamed = sign_record(KeyedHashSigner(3, "nobody"), Kind.STOP, b"s" * 16, 1, 90 * DAY, b"")
+    node.relay([foreign, unnamed])
+    assert node.held() == {app}
+    node.relay([sign_record(OWNER, Kind.STOP, app.subject, 1, 90 * DAY, b"")])
+    assert len(node.held()) == 2
+    assert node.core.apps.outcome(app.subject) == "stopped"
+
+
+def test_pings_still_carry_one_digest_for_equal_tables() -> None:
+    one, other = Node(), Node()
+    one.relay([descriptor(OWNER, 1), revocation()])
+    other.relay([revocation(), descriptor(OWNER, 1)])
+    answers = [
+        effect.message
+        for node in (one, other)
+        for effect in node.feed(ev.Received(RELAY.id, Ping(1)))
+        if isinstance(effect, fx.Send) and isinstance(effect.message, Pong)
+    ]
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
