@@ -151,7 +151,7 @@ class World:
             seed=Stream(self.seed, "core", host.index, host.boot).bits() >> 1,
             wall_offset=EPOCH_NS - host.clock_offset + skew + self._clock_errors.get(host.index, 0),
             restored=host.disk.durable if host.disk is not None else {},
-            owns=self._owner.public_key.__eq__,
+            owns=self.developer.owner.public_key.__eq__,
         )
 
     def _enter(self, host: Host, member: int) -> None:
