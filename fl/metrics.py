@@ -17,6 +17,13 @@ MAX_METRICS = 32
 """Names per worker; a message carries twice as many numbers, which is what its type allows."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,47}")
 
+NAMING = "use letters, digits and _ . / -, at most 48, beginning with a letter, a digit or _, not ending in .n"
+
+
+def is_name(name: str) -> bool:
+    """Can it name a metric?"""
+    return bool(_NAME.fullmatch(name)) and not name.endswith(WEIGHT)
+
 
 def sums(means: Mapping[str, float], weight: float) -> dict[str, float]:
     """Sums from one worker's means, all of the same ``weight``.
@@ -27,10 +34,8 @@ def sums(means: Mapping[str, float], weight: float) -> dict[str, float]:
         raise UsageError(f"{len(means)} metrics, the limit is {MAX_METRICS}", "report fewer")
     result: dict[str, float] = {}
     for name, mean in means.items():
-        if not _NAME.fullmatch(name) or name.endswith(WEIGHT):
-            raise UsageError(
-                f"{name[:64]!r} cannot name a metric", "use letters, digits and _ . / -, at most 48, not ending in .n"
-            )
+        if not is_name(name):
+            raise UsageError(f"{name[:64]!r} cannot name a metric", NAMING)
         try:
             value = float(mean) * weight
         except (TypeError, ValueError):

@@ -23,10 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import msgspec
+
 from protocol.errors import UsageError
 from protocol.ids import ID_BYTES
 from protocol.messages import EMPTY, Contact
 
+from . import validation
 from .data.binding import Binding, shares
 from .spec import AppSpec, Field, Scalar, Stop
 
@@ -159,6 +162,10 @@ class App:
         _require(self.min_workers >= 1, "min_workers", "at least 1", self.min_workers)
         _require(1 <= self.fan_out <= 64, "fan_out", "1 to 64", self.fan_out)
         _require(len(self.options) <= 128, "options", "at most 128", len(self.options))
+        validation.strategy(self.strategy, self.options)
+        validation.stop(self.stop)
+        if self.train is None:
+            validation.ranges(self.options, validation.TRAINING_OPTIONS)
         for key, item in self.schema.items():
             _require(
                 item.dtype in DTYPES,
@@ -169,13 +176,14 @@ class App:
 
     def override(self, settings: Sequence[str]) -> App:
         """This application with ``key=value`` settings of the command line: its options, or the fields ``rounds``,
-        ``fraction``, ``min_workers``, ``quorum``, ``seed``, ``fan_out`` and ``strategy``.
+        ``fraction``, ``min_workers``, ``quorum``, ``seed``, ``fan_out``, ``strategy``, and of ``stop`` its
+        ``stop.metric``, ``stop.patience``, ``stop.delta`` and ``stop.maximise``; ``stop=none`` never stops early.
 
         Raises UsageError for an unknown key, with the closest known one, and for a value of the wrong type.
         """
         fields: dict[str, Any] = {}
-        options = dict(self.options)
-        known = {*_SETTABLE, *KNOWN_OPTIONS, *options}
+        options, rule = dict(self.options), self.stop
+        known = {*_SETTABLE, *KNOWN_OPTIONS, *options, *_STOP}
         for setting in settings:
             key, equals, text = setting.partition("=")
             if not equals or key not in known:
@@ -184,11 +192,13 @@ class App:
                     f"{setting!r} sets nothing that {self.name} knows" if equals else f"{setting!r} is not key=value",
                     f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}",
                 )
-            if key in _SETTABLE:
+            if key in _STOP:
+                rule = _stopping(rule, key, text)
+            elif key in _SETTABLE:
                 fields[key] = _parse(key, text, getattr(self, key))
             else:
                 options[key] = _parse(key, text, options.get(key))
-        return dataclasses.replace(self, options=options, **fields)
+        return dataclasses.replace(self, options=options, stop=rule, **fields)
 
     def run(self, nodes: int = 8, *, alpha: float | None = 0.5, data: Sequence[Binding] = ()) -> Any:
         """Run on a simulated fabric in this process: no daemon, no network, breakpoints work.
@@ -244,6 +254,29 @@ def outline(app: App) -> AppSpec:
 
 
 _SETTABLE = ("rounds", "fraction", "min_workers", "quorum", "seed", "fan_out", "strategy")
+
+
+_STOP: Mapping[str, Scalar] = {
+    "stop": "", "stop.metric": "", "stop.patience": 5, "stop.delta": 0.0, "stop.maximise": True,
+}  # fmt: skip
+"""Settings of early stopping, and an example of each type."""
+
+
+def _stopping(rule: Stop | None, key: str, text: str) -> Stop | None:
+    """``rule`` with one setting changed.  Raises UsageError."""
+    field_ = key.partition(".")[2]
+    if not field_:
+        if text != "none":
+            raise UsageError(f"stop={text} is not how to stop", "stop=none, or stop.metric=NAME and stop.patience=N")
+        return None
+    if rule is None and field_ != "metric":
+        raise UsageError(
+            f"{key}={text}, but nothing says what to look at", f"--set stop.metric=NAME before --set {key}"
+        )
+    value = _parse(key, text, _STOP[key])
+    if rule is None:
+        return Stop(str(value), maximise=str(value).rpartition("_")[2] != "loss")
+    return msgspec.structs.replace(rule, **{field_: value})
 
 
 def _require(holds: bool, name: str, expected: str, value: object) -> None:

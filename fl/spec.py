@@ -30,8 +30,8 @@ class Field(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Stop(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Stop early when ``metric`` has not improved by ``delta`` for ``patience`` rounds."""
 
-    metric: str
-    patience: int
+    metric: Annotated[str, msgspec.Meta(max_length=64)]
+    patience: int = 5
     delta: float = 0.0
     maximise: bool = True
 

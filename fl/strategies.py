@@ -7,16 +7,14 @@ A strategy is elementwise, so that it works on one block of a model at a time.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.errors import UsageError
-
+from . import validation
 from .spec import Scalar
 
 Block = NDArray[np.float64]
@@ -60,24 +58,14 @@ class FedAvgM:
         return self.server_lr * velocity, velocity
 
 
-NAMES = ("fedavg", "fedavgm")
-
-
 def create(name: str, options: Mapping[str, Scalar]) -> Strategy:
     """The strategy called ``name`` with its options among ``options``; those of others are not looked at.
 
     Raises UsageError for an unknown name or a value out of range.
     """
-    if name not in NAMES:
-        raise UsageError(f"there is no strategy {name!r}", f"use one of {', '.join(NAMES)}")
-    rate = _number(options, "server_lr", 1.0, low=0.0, high=math.inf)
-    if name == "fedavg":
-        return FedAvg(rate)
-    return FedAvgM(rate, _number(options, "server_momentum", 0.9, low=0.0, high=1.0))
+    validation.strategy(name, options)
+    chosen = {key: float(options[key]) for key in validation.STRATEGIES[name] if key in options}
+    return _MAKERS[name](**chosen)
 
 
-def _number(options: Mapping[str, Scalar], key: str, default: float, *, low: float, high: float) -> float:
-    value = options.get(key, default)
-    if isinstance(value, (bool, str)) or not low <= value < high:
-        raise UsageError(f"option {key} is {value!r}", f"give a number from {low:g} up to, not including, {high:g}")
-    return float(value)
+_MAKERS: Mapping[str, Callable[..., Strategy]] = {"fedavg": FedAvg, "fedavgm": FedAvgM}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from protocol.ids import AppId, blob_id
 
+from . import validation
 from .spec import AppSpec
 
 
@@ -44,7 +45,7 @@ class Willingness:
             return self._refused[spec.id]
         if not self._works:
             return "this node does not run workers"
-        return "" if self._trusted(spec) else "its owner is not trusted here"
+        return validation.objection(spec) if self._trusted(spec) else "its owner is not trusted here"
 
     def _trusted(self, spec: AppSpec) -> bool:
         code = spec.bundle.blob or (blob_id(spec.bundle.inline) if spec.bundle.size else b"")

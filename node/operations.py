@@ -14,7 +14,7 @@ import msgspec
 from dht import records
 from dht.messages import Record
 from dht.records import Kind
-from fl import aggregate, codec
+from fl import aggregate, codec, validation
 from fl.applications import decode_spec
 from fl.notices import FindVoters, Follow, Publish, ReplicasFound
 from fl.spec import AppSpec
@@ -250,6 +250,8 @@ class Operations:
             )
         if spec.owner != descriptor.signer or not records.verify(descriptor, Ed25519Verifier()):
             raise UsageError("the descriptor is not signed by its owner", "sign it with the owner's key")
+        if why := validation.objection(spec):
+            raise UsageError(f"nobody would work for it: {why}", "correct the application")
         journal = self._node.journal
         self._node.daemon.command(Publish(descriptor))
         await self._until(lambda: journal.spec(spec.id) is not None, "the descriptor was not accepted")

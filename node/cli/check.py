@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from fl import bundle as bundles
-from fl import metrics
+from fl import metrics, validation
 from fl.spec import AppSpec
 from fl.tasks import Evaluate, Train
-from protocol.errors import MyceliaError
+from protocol.errors import MyceliaError, UsageError
 from protocol.messages import EMPTY
 
 from .command import Command, Session
@@ -103,11 +103,22 @@ async def _work(session: Session, checks: _Checks, pool: Any, bundle: bytes) -> 
         lambda outcome: f"{outcome[1]:.0f} samples in {time.monotonic() - began:.1f} s",
     )
     assert weight > 0
-    await checks.step(
+    measured = await checks.step(
         "evaluate() works",
         pool.evaluate(Evaluate(spec.id, spec, 1, EMPTY), initial, bundle),
         lambda outcome: ", ".join(f"{name} {mean:.4g}" for name, mean in metrics.means(outcome[2]).items()),
     )
+    if spec.stop is not None:
+        names = list(metrics.means(measured[2]))
+        await checks.step("early stopping has its metric", _reported(spec, names), lambda metric: f"{metric}")
+
+
+async def _reported(spec: AppSpec, names: list[str]) -> str:
+    """The metric of early stopping.  Raises UsageError when ``names``, those that are reported, lack it."""
+    assert spec.stop is not None
+    if why := validation.reported(spec.stop, names):
+        raise UsageError(why, "set stop.metric to one of them, or report it from evaluate()")
+    return spec.stop.metric
 
 
 async def _pack(file: Path) -> bytes:

@@ -6,6 +6,9 @@ import csv
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from fl import validation
+from fl.spec import Stop
+
 from ..logs import printable
 from ..service import AppEvent, LaggedEvent, RoundEvent, StatusEvent, TroubleEvent
 from ..statedir import writing
@@ -58,8 +61,11 @@ class CsvLog:
 class RoundTable:
     """Rounds as they are committed, under columns that are chosen when the first one comes."""
 
-    def __init__(self, out: Output, rounds: int, started: float, log: CsvLog | None = None) -> None:
-        """``started``: Unix seconds, for the duration of the first round."""
+    def __init__(
+        self, out: Output, rounds: int, started: float, log: CsvLog | None = None, stop: Stop | None = None
+    ) -> None:
+        """``started``: Unix seconds, for the duration of the first round.  ``stop``: the rule of early stopping."""
+        self._stop = stop
         self._out = out
         self._rounds = rounds
         self._last = started
@@ -106,6 +112,8 @@ class RoundTable:
             known: list[str] = [name for name in ("loss", "accuracy") if name in event.metrics]
             rest = (name for name in sorted(event.metrics) if name not in known)
             self._metrics = [*known] or [*rest][:SHOWN_METRICS]
+            if why := validation.reported(self._stop, list(event.metrics)):
+                self._out.hint(f"{why}; so the run will not stop early")
             titles = ("round", "nodes", *self._metrics, "time")
             self._out.line(self._out.style("  ".join(f"{title:>10}" for title in titles), "bold"))
         metrics = (cell(event.metrics.get(name)) for name in self._metrics)

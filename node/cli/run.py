@@ -54,7 +54,7 @@ async def _on_fabric(session: Session, bundle: bytes, settings: list[str], log: 
         session.out.hint(f"next: {session.mycelia(f'ls {short(app.id)}')}")
         return
     try:
-        await _follow(session, daemon, app, RoundTable(session.out, app.rounds, started, log))
+        await _follow(session, daemon, app, RoundTable(session.out, app.rounds, started, log, prepared.stop))
     except NobodyLeftError:
         await submit.end(daemon, key, app.id)
         session.out.hint(f"stopped {app.name} ({short(app.id)}): with --wait it goes on trying")
