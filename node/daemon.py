@@ -45,6 +45,7 @@ from protocol.events import Command, Event, TimerFired
 from protocol.ids import BlobId, NodeId, short
 from protocol.messages import Contact
 
+from . import descriptors
 from .artifacts import ArtifactStore
 from .commits import Commits, Durable
 from .compute import TaskRunner, Workers
@@ -158,6 +159,7 @@ class NodeDaemon:
     async def start(self) -> None:
         """Open the state, listen, and enter the ring.  Raises ConfigError, StorageError; then everything is closed."""
         try:
+            descriptors.raise_limit()
             restored = await asyncio.to_thread(self._state.load)
             await asyncio.to_thread(self.artifacts.open)
             bound = await self.links.listen(self._config.listen, self.transfers.handlers())
@@ -230,6 +232,7 @@ class NodeDaemon:
             "computing": self.tasks.running,
         }
         values |= {f"links_{name}": count for name, count in self.links.counters.items()}
+        values |= self.links.strangers()
         values |= {f"transfers_{name}": count for name, count in self.transfers.counters.items()}
         values |= {f"tasks_{name}": count for name, count in self.tasks.counts.items()}
         values |= {f"penalties_{name.lower()}": count for name, count in self.links.penalties.counts.items()}

@@ -49,9 +49,9 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 _SERVER_OPTIONS: tuple[tuple[str, int | str], ...] = (
     *OPTIONS,
-    ("grpc.so_reuseport", 0),  # a second daemon on the port must fail, not share
     ("grpc.max_concurrent_streams", 64),
     ("grpc.server_handshake_timeout_ms", 5000),
+    ("grpc.max_connection_idle_ms", 60_000),
 )
 
 
@@ -104,18 +104,12 @@ def make_server(handlers: dict[str, Any]) -> Any:
     return server
 
 
-def bind(server: Any, address: str, current: Current) -> str:
-    """Listen on ``address``; port 0 takes a free one.  Returns the address bound.  Raises ConfigError."""
-    host, port = split_address(address)
-    shown = f"[{host}]" if ":" in host else host
+def bind(server: Any, path: str, current: Current) -> None:
+    """Listen on the unix socket ``path``: where strangers are, ``front`` does.  Raises ConfigError."""
     try:
-        bound = server.add_secure_port(f"{shown}:{port}", server_credentials(current))
+        server.add_secure_port(f"unix:{path}", server_credentials(current))
     except RuntimeError:
-        raise ConfigError(
-            f"cannot listen on {address}",
-            "another process has the port, or the address is not this machine's; set another in [node] listen",
-        ) from None
-    return f"{shown}:{bound}"
+        raise ConfigError(f"cannot listen on {path}", "is there room in the directory for temporary files?") from None
 
 
 async def open_channel(peer: NodeId, addresses: Sequence[str], current: Current, limit: float) -> Any:

@@ -1,9 +1,9 @@
 """All links of this daemon: who may connect, who is connected, and which link is given up when there are too many.
 
-The manager listens and dials, keeps one :class:`~node.links.control.Link` per peer, decodes frames, and turns what
-happens into events for the core. A link on which nothing was said for a while is closed with a goodbye, so that both
-sides know that nobody died; above the maximum the least recently used go first. Links from peers that cannot be
-dialled back are left to them: only they could open them again.
+The manager dials, listens behind a ``front``, keeps one :class:`~node.links.control.Link` per peer, decodes frames, and
+turns what happens into events for the core. A link on which nothing was said for a while is closed with a goodbye, so
+that both sides know that nobody died; above the maximum the least recently used go first. Links from peers that cannot
+be dialled back are left to them: only they could open them again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -27,6 +27,7 @@ from . import channels
 from .channels import ACCEPTED, Current, UnreachableError
 from .control import Link
 from .frames import DriverMessage, Goodbye
+from .front import Door, Front, FrontConfig
 from .penalties import Penalties
 from .streams import AcceptedStream, DialledStream, Stream
 
@@ -54,6 +55,8 @@ class LinkConfig:
     """Violations, leaking away, after which a peer is disconnected."""
     ban: float = 300.0
     """Seconds for which such a peer is refused."""
+    front: FrontConfig = field(default_factory=FrontConfig)
+    """What strangers may cost."""
 
 
 def _ignore(*_: object) -> None:
@@ -95,6 +98,8 @@ class LinkManager:
         self._pauses: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
         self._server: Any = None
+        self.front: Front | None = None
+        """Where strangers come in; None while this node does not listen."""
         self._closing = False
 
     # ---- life -------------------------------------------------------------------------------------------------------
@@ -107,15 +112,23 @@ class LinkManager:
         if not addresses:
             return ()
         control = grpc.stream_stream_rpc_method_handler(self._serve)
-        server = channels.make_server({"Control": control, **handlers})
-        try:
-            bound = tuple(channels.bind(server, address, self._current) for address in addresses)
-        except BaseException:
-            await server.stop(None)
-            raise
-        self._server = server
+        server = self._server = channels.make_server({"Control": control, **handlers})
+        door = Door(lambda path: channels.bind(server, path, self._current))
+        front = self.front = Front(door, self._config.front)
         await server.start()
-        return bound
+        try:
+            return tuple(front.listen(address) for address in addresses)
+        except BaseException:
+            await self._stop_listening()
+            raise
+
+    async def _stop_listening(self) -> None:
+        if self.front is not None:
+            self.front.close()
+            self.front = None
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
 
     async def close(self, patience: float = 1.0) -> None:
         """Send what waits, for ``patience`` seconds at most, then drop every link and stop listening."""
@@ -132,7 +145,7 @@ class LinkManager:
             link.abort("closed")
         if self._server is not None:
             await self._server.stop(None)
-            self._server = None
+        await self._stop_listening()
 
     # ---- what the core asks for -------------------------------------------------------------------------------------
 
@@ -156,11 +169,15 @@ class LinkManager:
         self._revoked[peer] = None
         if (link := self._links.get(peer)) is not None:
             link.abort("revoked")
+        self._expel(peer)
 
     def penalise(self, peer: NodeId, code: Code) -> None:
         """Count against ``peer``, and disconnect it when it is too much."""
-        if self.penalties.count(peer, code) and (link := self._links.get(peer)) is not None:
+        if not self.penalties.count(peer, code):
+            return
+        if (link := self._links.get(peer)) is not None:
             link.abort("closed")
+        self._expel(peer)
 
     def linked(self, peer: NodeId) -> bool:
         link = self._links.get(peer)
@@ -169,6 +186,13 @@ class LinkManager:
     def peers(self) -> list[NodeId]:
         """Those with a standing link."""
         return [peer for peer, link in self._links.items() if link.up]
+
+    def strangers(self) -> dict[str, int]:
+        """What happened at the door, and how many stand there now."""
+        if self.front is None:
+            return {}
+        counted = {**self.front.counters, **self.front.standing()}
+        return {f"strangers_{name}": count for name, count in counted.items()}
 
     def refusal(self, peer: NodeId) -> str:
         """Why ``peer`` may not have a link; empty when it may."""
@@ -268,15 +292,25 @@ class LinkManager:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    async def _serve(self, _requests: Any, context: Any) -> None:
-        """The server's half of ``Control``."""
+    async def admit(self, context: Any, unless_linked: str = "") -> NodeId:
+        """The caller of an incoming call; a refusal, or ``unless_linked`` where it has no link, ends the call."""
         peer = await channels.identify(context)
-        refusal = self.refusal(peer)
-        if not refusal and peer not in self._links and len(self._links) >= 2 * self._config.max_links:
-            refusal = "too many links"
+        refusal = self.refusal(peer) or ("" if peer in self._links else unless_linked)
         if refusal:
             self.counters["refused"] += 1
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+        if self.front is not None:
+            self.front.admit(context.peer(), peer)
+        return peer
+
+    def _expel(self, peer: NodeId) -> None:
+        if self.front is not None:
+            self.front.expel(peer)
+
+    async def _serve(self, _requests: Any, context: Any) -> None:
+        """The server's half of ``Control``."""
+        full = len(self._links) >= 2 * self._config.max_links
+        peer = await self.admit(context, "too many links" if full else "")
         await context.send_initial_metadata((ACCEPTED,))
         with self._supervisor.guard("link"):
             stream = AcceptedStream(context)

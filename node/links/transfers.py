@@ -28,7 +28,7 @@ from protocol.errors import Code, CodecError, LimitError, StorageError, Transpor
 from protocol.events import Event, TransferDone, TransferFailed
 from protocol.ids import BlobId, NodeId, short
 
-from . import bulk, channels
+from . import bulk
 from .bulk import Connections, Want
 from .channels import UnreachableError
 from .frames import DriverMessage, PushPlease, PushRefused
@@ -245,7 +245,7 @@ class Transfers:
             offer.over.set()
 
     async def _serve_push(self, _requests: Any, context: Any) -> bytes:
-        peer = await self._admit(context)
+        peer = await self._links.admit(context)
         want = await self._header(peer, context)
         offer = self._offers.get((peer, want.blob))
         if offer is None or offer.want != want or offer.call.done():
@@ -259,7 +259,7 @@ class Transfers:
     # ---- having -----------------------------------------------------------------------------------------------------
 
     async def _serve_fetch(self, request: bytes, context: Any) -> None:
-        peer = await self._admit(context)
+        peer = await self._links.admit(context)
         try:
             want = bulk.decode(request)
             await self._begun(want.blob)
@@ -328,12 +328,6 @@ class Transfers:
             self._outgoing.release()
 
     # ---- inside -----------------------------------------------------------------------------------------------------
-
-    async def _admit(self, context: Any) -> NodeId:
-        peer = await channels.identify(context)
-        if refusal := self._links.refusal(peer):
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
-        return peer
 
     async def _header(self, peer: NodeId, context: Any) -> Want:
         try:

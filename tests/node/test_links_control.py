@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -148,7 +148,8 @@ def test_plaintext_no_certificate_foreign_fabric_and_noise_are_refused() -> None
             host, port = address.split(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(os.urandom(65536))
-            assert not (await reader.read(100)).startswith(b"PRI")
+            with suppress(ConnectionError):
+                assert not await reader.read(100)
             writer.close()
             assert not b.events
             await a.tell(b, Ping(1))
@@ -314,8 +315,9 @@ def test_revoked_members_are_dropped_and_refused() -> None:
 def test_a_port_in_use_is_one_sentence() -> None:
     async def scenario() -> None:
         async with hosts(2) as (a, b):
+            assert a.links.front is not None
             with pytest.raises(ConfigError, match="cannot listen on"):
-                channels.bind(a.links._server, address_of(a, b), a.links._current)
+                a.links.front.listen(address_of(a, b))
 
     asyncio.run(scenario())
 
