@@ -31,9 +31,11 @@ from . import spec as specs
 from .aggregator import Combined, combine
 from .config import RoundConfig
 from .coordinator import Coordinator
+from .finals import Finals
 from .jobs import Jobs
 from .messages import Condition, Trouble, decode_order
 from .notices import (
+    Concluded,
     DataDescribed,
     Declined,
     RoleChanged,
@@ -122,6 +124,7 @@ class Applications:
         self.troubles = Troubles(me.id, self, out=out, signer=signer, verifier=verifier, label=label)
         self.apps: dict[AppId, Application] = {}
         self.willingness = Willingness()
+        self.finals = Finals(self)
         self._stops: dict[tuple[AppId, bytes], bool] = {}
         """(application, signer) of STOP records without a descriptor."""
         self._over: dict[AppId, str] = {}
@@ -190,6 +193,7 @@ class Applications:
         self.forest.heard_of(head, now)
         if not head.finished:
             return
+        self.out.emit(Concluded(head.app, head))
         grove = self.forest.groves.get(head.app)
         if head.app in self.apps and grove is not None and (grove.tree.is_root or grove.tree.parent is not None):
             # The rumour overtakes the tree, which brings the head itself: contributors, metrics, model.
@@ -361,6 +365,11 @@ class Applications:
     def voters_changed(self, head: Head, now: int) -> None:
         """Said outside the tree too: a rendezvous of later days may never have been a member."""
         self._publish_voters(head, now)
+
+    def recover(self, app_id: AppId, voters: tuple[Contact, ...], now: int) -> None:
+        """Find out how an application ended; what runs here is not asked about."""
+        if app_id not in self.apps or app_id in self._over:
+            self.finals.recover(app_id, voters, now)
 
     def received(self, peer: NodeId, message: Message, now: int) -> bool:
         """A message that is not the forest's; False when it is not ours either."""

@@ -50,6 +50,8 @@ class Report(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Rounds since the best."""
     closing: bool = False
     """Training is over; only the final evaluation is left."""
+    made: Natural = 0
+    """In the last head: the round that made its model; 0 means the round before."""
 
 
 _encoder = msgspec.msgpack.Encoder()

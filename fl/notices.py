@@ -69,6 +69,13 @@ class RoundCommitted(Notice):
     metrics: dict[str, float]
 
 
+class Concluded(Notice):
+    """Others say that ``app`` has finished; ``head`` is its last one in outline.  The head itself may be missing."""
+
+    app: AppId
+    head: Head
+
+
 class DataDescribed(Notice):
     """What the workers' data look like, at the root, before the first round: metric sums over ``workers`` nodes."""
 
@@ -155,6 +162,13 @@ class Follow(msgspec.Struct, frozen=True, gc=False):
     """Be a member of the tree even without data, to see its commits and hold its models."""
 
     app: AppId
+
+
+class Recover(msgspec.Struct, frozen=True, gc=False):
+    """Ask ``voters`` for the last head of an application that is over; it comes as ``RoundCommitted``."""
+
+    app: AppId
+    voters: tuple[Contact, ...]
 
 
 class Bind(msgspec.Struct, frozen=True, gc=False):

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 
 from protocol import ids
-from protocol.messages import EMPTY, Contact, Contacts, Value
+from protocol.messages import EMPTY, Contact, Contacts, Natural, Value
 from pubsub.messages import MAX_VOTERS
 
 Scalar = bool | int | float | str
@@ -72,6 +72,8 @@ class AppSpec(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Workers measure the incoming model on their own held-out data before they train."""
     parent_model: str = ""
     """NAME@VERSION that this run continues from, for the lineage."""
+    base: Natural = 0
+    """Versions of the model that the owner's earlier runs of this name have made: round r makes version base + r."""
     layout: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
     """SHA-256 of the header of the initial model: names and shapes of all tensors.  Every update is compared with it,
     on nodes that hold no model too; without it only an initial model that rides along tells what an update must be."""

@@ -76,8 +76,8 @@ class Node:
             artifacts=artifacts,
             workers=self.workers if config.worker.enabled else None,
         )
-        self.journal = Journal(restored, time.time)
         self.trust = TrustList(config.trust, self.membership.document.owner, restored)
+        self.journal = Journal(restored, time.time, me=self.membership.node, trusted=self.trust.believes)
         self.desk = self._make_desk()
         self.keeper = Keeper(
             self.daemon,
@@ -154,8 +154,7 @@ class Node:
 
     def _heard(self, app: AppId, line: str) -> None:
         """A line that user code wrote."""
-        spec = self.journal.spec(app)
-        app_log.info("%s", line, extra={"app": spec.name if spec is not None else None})
+        app_log.info("%s", line, extra={"app": self.journal.name(app)})
 
     def _make_core(self, me: Contact, restored: Mapping[str, bytes], wall_offset: int) -> NodeCore:
         self.core = NodeCore(

@@ -34,6 +34,7 @@ from fl.notices import (
     PeerDead,
     Publish,
     RecordChanged,
+    Recover,
     Refuse,
     ReplicasFound,
     RingReady,
@@ -58,7 +59,7 @@ from protocol.signing import Signer, Verifier
 from protocol.streams import Stream
 from pubsub.config import TreeConfig
 from pubsub.forest import Forest
-from pubsub.messages import Head
+from pubsub.messages import Head, HeadAnswer
 
 VOTERS_TTL = 180 * 24 * 3600
 """Seconds that a VOTERS record lives: longer than the descriptor, whose end it may tell."""
@@ -151,6 +152,8 @@ class NodeCore:
     def _received(self, peer: NodeId, message: Message | Routed, now: int) -> None:
         if isinstance(message, Routed):
             self.ring.handle(Received(peer, message), now)
+        elif isinstance(message, HeadAnswer) and self.apps.finals.answered(peer, message, now):
+            return
         elif not self.forest.received(peer, message, now) and not self.apps.received(peer, message, now):
             self._out.penalize(peer, Code.UNEXPECTED, type(message).__name__)
 
@@ -262,6 +265,7 @@ class NodeCore:
         Publish: lambda core, request, now: core.ring.publish(request.record, now),
         Follow: lambda core, request, now: core.apps.follow(request.app, now),
         Bind: lambda core, request, now: core.apps.bind(request.names, request.workers, now),
+        Recover: lambda core, request, now: core.apps.recover(request.app, request.voters, now),
         Refuse: lambda core, request, now: core.apps.refuse(request.app, request.why, now),
         Trust: _trust,
     }

@@ -1,20 +1,19 @@
 """What happened to applications, for people: status, rounds, models with their lineage; and who is listening.
 
 The machines keep what the protocol needs and tell the rest (``fl.notices``).  The journal keeps what a person asks for
-afterwards: the last :data:`KEEP_ROUNDS` rounds of each application with contributors and metrics, durable, so that the
-history of a run survives the daemon.  It decides nothing, and losing it loses no model.
+afterwards: the last rounds of each application with contributors and metrics, durable, so that the history of a run
+survives the daemon (:mod:`node.history`).  It decides nothing, and losing it loses no model.
 
-*Rounds and models.*  Round r makes version r of the model; its metrics are those of the training (``train_``) and, of
-the model that it started from, what the nodes measured.  Version r is thus measured in round r + 1, the last one in a
-closing round that trains no more.
+*Rounds and models.*  Round r of a run makes version ``base`` + r of the model, where ``base`` versions of the name had
+been made before; its metrics are those of the training (``train_``) and, of the model that it started from, what the
+nodes measured.  Version r is thus measured in round r + 1.  A closing round trains no more: it measures the model that
+the run ends with, which is the best one when the run was stopped early, else the last.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from itertools import islice, zip_longest
 from typing import Any, Literal
 
 import msgspec
@@ -23,12 +22,14 @@ from dht.records import Kind
 from fl import metrics
 from fl.applications import decode_spec
 from fl.messages import Ailment, Complaint
-from fl.notices import Declined, RecordChanged, RoleChanged, RoundCommitted, StatusChanged, Troubled
+from fl.notices import Concluded, Declined, RecordChanged, RoleChanged, RoundCommitted, StatusChanged, Troubled
 from fl.spec import AppSpec
 from protocol.errors import UsageError
-from protocol.ids import AppId, NodeId, blob_id
-from protocol.messages import Value
+from protocol.ids import AppId, NodeId
+from protocol.messages import Contact
 
+from .history import CARD, ID, KEEP_ROUNDS, ROUND, Card, Entry, History, Run, card_of, entry_of
+from .names import pick
 from .service import (
     OVER,
     AppEvent,
@@ -41,91 +42,55 @@ from .service import (
     TroubleEvent,
     TroubleInfo,
 )
-from .subscriptions import Hub, Lost, Subscription
+from .subscriptions import Lost, Subscription
 
-KEEP_ROUNDS = 256
-"""Rounds per application; with a thousand contributors each, 4 MB."""
 KEEP_MODELS = 2
 """Versions of each application's model that are kept (DESIGN section 8)."""
-MAX_APPS = 512
 MAX_BACKLOG = 256
 """Events that wait for one follower; a slower one is told how many it missed."""
 STRAGGLE_S = 2.0
 """Seconds for which the last round may lag behind the news that the application has finished."""
-_PREFIX = "round/"
 _TRAINING = "train_"
-_ID = 16
 
 _encoder = msgspec.msgpack.Encoder()
-
-
-class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One committed round, as it is stored."""
-
-    round: int
-    epoch: int
-    contributors: bytes
-    """Ids, 16 bytes each, joined."""
-    weight: float
-    metrics: dict[str, float]
-    model: bytes
-    """Digest of the model's content."""
-    size: int
-    at: float
-    """Unix seconds."""
-    closing: bool = False
-    """The last measurement: the model is that of the round before."""
-    last: bool = False
-    """No round comes after this one."""
-
-
 _entries = msgspec.msgpack.Decoder(Entry)
-
-
-class _App:
-    """What is known of one application."""
-
-    __slots__ = ("hub", "id", "refused", "role", "root", "rounds", "spec", "status", "troubles", "voters")
-
-    def __init__(self, app_id: AppId) -> None:
-        self.id = app_id
-        self.hub = Hub()
-        self.spec: AppSpec | None = None
-        self.status = StatusChanged(app_id, "known")
-        self.role = RoleChanged(app_id, "none", None, 0, ())
-        self.refused = ""
-        self.rounds: deque[Entry] = deque(maxlen=KEEP_ROUNDS)
-        self.voters: tuple[NodeId, ...] = ()
-        self.root = b""
-        self.troubles: tuple[Complaint, ...] = ()
-        """Who cannot contribute, as the root said last."""
-
-    @property
-    def name(self) -> str:
-        return self.spec.name if self.spec is not None else self.id.hex()
-
-    @property
-    def over(self) -> bool:
-        return self.status.status in OVER
+_cards = msgspec.msgpack.Decoder(Card)
 
 
 class Journal:
     """Fed with notices, asked by the control API.  All methods are called on the loop."""
 
-    def __init__(self, restored: Mapping[str, bytes], unix_time: Callable[[], float]) -> None:
-        """``restored``: what the batches of earlier lives made durable; what does not decode is left out."""
-        self._time = unix_time
-        self._apps: dict[AppId, _App] = {}
+    def __init__(
+        self,
+        restored: Mapping[str, bytes],
+        unix_time: Callable[[], float],
+        *,
+        me: NodeId = b"",
+        trusted: Callable[[bytes], bool] = lambda owner: True,
+    ) -> None:
+        """``restored``: what the batches of earlier lives made durable; what does not decode is left out.
+        ``trusted`` says of an owner whether this node's operator lets its code run here."""
+        self._time, self._trusted = unix_time, trusted
         self._batch: dict[str, bytes | None] = {}
+        self._runs = History(me, trusted, self._forgotten)
         for key in sorted(restored):
-            if not key.startswith(_PREFIX):
-                continue
             try:
-                app_id = bytes.fromhex(key.removeprefix(_PREFIX).partition("/")[0])
-                entry = _entries.decode(restored[key])
+                if key.startswith(ROUND):
+                    app_id = bytes.fromhex(key.removeprefix(ROUND).partition("/")[0])
+                    entry = _entries.decode(restored[key])
+                    self._runs.run(app_id).rounds.append(entry)
+                elif key.startswith(CARD):
+                    run = self._runs.run(bytes.fromhex(key.removeprefix(CARD)))
+                    run.card, run.saved = _cards.decode(restored[key]), True
             except (ValueError, msgspec.MsgspecError):
                 continue
-            self._app(app_id).rounds.append(entry)
+
+    def _forgotten(self, run: Run) -> None:
+        run.hub.close()
+        for entry in run.rounds:
+            self._batch[run.key(entry)] = None
+        if run.saved:
+            self._batch[run.card_key] = None
 
     # ---- taking in --------------------------------------------------------------------------------------------------
 
@@ -134,7 +99,9 @@ class Journal:
         if isinstance(notice, RecordChanged) and notice.record.kind == Kind.APP:
             spec = decode_spec(notice.record.body)
             if spec is not None:
-                self._app(spec.id).spec = spec
+                run = self._runs.run(spec.id)
+                run.spec = spec
+                self._runs.known_as(run, card_of(spec))
         elif isinstance(notice, StatusChanged):
             app = self._app(notice.app)
             # Whoever finishes has nothing to explain.
@@ -144,6 +111,8 @@ class Journal:
             self._app(notice.app).refused = notice.why
         elif isinstance(notice, Troubled):
             self._troubled(notice)
+        elif isinstance(notice, Concluded):
+            self._concluded(notice)
         elif isinstance(notice, RoleChanged):
             app = self._app(notice.app)
             app.role = notice
@@ -161,45 +130,28 @@ class Journal:
             if (one.node, one.sentence) not in known:
                 app.hub.publish(TroubleEvent(app=app.name, trouble=_trouble(one)))
 
+    def _concluded(self, notice: Concluded) -> None:
+        run = self._app(notice.app)
+        run.end = notice.head
+        run.voters, run.root = tuple(voter.id for voter in notice.head.voters), notice.head.root.id
+
     def _committed(self, notice: RoundCommitted) -> None:
-        app, head = self._app(notice.app), notice.head
-        app.voters, app.root = tuple(voter.id for voter in head.voters), head.root.id
-        if head.round == 0 or (app.rounds and head.round <= app.rounds[-1].round):
+        run, head = self._app(notice.app), notice.head
+        run.voters, run.root = tuple(voter.id for voter in head.voters), head.root.id
+        if head.round == 0 or (run.rounds and head.round <= run.rounds[-1].round):
             return
-        model = digest(head.model)
-        entry = Entry(
-            round=head.round,
-            epoch=head.epoch,
-            contributors=b"".join(notice.contributors),
-            weight=head.weight,
-            metrics=metrics.means(notice.metrics),
-            model=model,
-            size=head.model.size,
-            at=self._time(),
-            closing=head.finished and (app.spec is None or app.spec.evaluate),
-            last=head.finished,
-        )
-        if len(app.rounds) == KEEP_ROUNDS:
-            self._batch[_key(app, app.rounds[0])] = None
-        app.rounds.append(entry)
-        self._batch[_key(app, entry)] = _encoder.encode(entry)
-        app.hub.publish(_round_event(app, entry))
+        entry = entry_of(head, metrics.means(notice.metrics), run.card is None or run.card.evaluate, self._time())
+        if len(run.rounds) == KEEP_ROUNDS:
+            self._batch[run.key(run.rounds[0])] = None
+        run.rounds.append(entry)
+        self._batch[run.key(entry)] = _encoder.encode(entry)
+        if run.card is not None and not run.saved:
+            run.saved = True
+            self._batch[run.card_key] = _encoder.encode(run.card)
+        run.hub.publish(_round_event(run, entry))
 
-    def _app(self, app_id: AppId) -> _App:
-        app = self._apps.get(app_id)
-        if app is None:
-            if len(self._apps) >= MAX_APPS:
-                self._forget()
-            app = self._apps[app_id] = _App(app_id)
-        return app
-
-    def _forget(self) -> None:
-        """Drop the oldest application that is over, or the oldest of all."""
-        over = (key for key, app in self._apps.items() if app.over)
-        app = self._apps.pop(next(over, next(iter(self._apps))))
-        app.hub.close()
-        for entry in app.rounds:
-            self._batch[_key(app, entry)] = None
+    def _app(self, app_id: AppId) -> Run:
+        return self._runs.run(app_id)
 
     # ---- answering --------------------------------------------------------------------------------------------------
 
@@ -208,77 +160,88 @@ class Journal:
 
         Of several runs under one name the one that is not over is meant.  Raises UsageError.
         """
-        known = [app for app in self._apps.values() if app.spec is not None]
-        found = [app for app in known if app.name == reference] or [app for app in known if reference in app.id.hex()]
-        if len(found) > 1:
-            found = [app for app in found if not app.over] or found
-        if not found:
-            raise UsageError(f"this node knows no application {reference}", "see `mycelia ls`")
-        if len(found) > 1:
-            raise UsageError(f"{len(found)} applications are called {reference}", "use the id that `mycelia ls` shows")
-        return found[0].id
+        return bytes.fromhex(pick(self.infos(), reference).id)
 
     def spec(self, app_id: AppId) -> AppSpec | None:
         """The descriptor of a known application."""
-        app = self._apps.get(app_id)
-        return app.spec if app is not None else None
+        run = self._runs.get(app_id)
+        return run.spec if run is not None else None
+
+    def name(self, app_id: AppId) -> str | None:
+        """What its owner calls it; None when that was never known."""
+        run = self._runs.get(app_id)
+        return run.card.name if run is not None and run.card is not None else None
 
     def infos(self) -> list[AppInfo]:
-        """All applications whose descriptor is known, in the order in which they were met."""
-        return [self.info(key) for key, app in self._apps.items() if app.spec is not None]
+        """All applications of which it is known what they are, in the order in which they were met."""
+        return [self.info(run.id) for run in self._runs if run.card is not None]
 
     def info(self, app_id: AppId) -> AppInfo:
-        """One application whose descriptor is known."""
-        app = self._apps[app_id]
-        assert app.spec is not None
-        last = app.rounds[-1] if app.rounds else None
-        role = app.role if not app.over else RoleChanged(app_id, "none", None, 0, ())
+        """One application of which it is known what it is."""
+        run = self._runs.run(app_id)
+        card, spec = run.card, run.spec
+        assert card is not None
+        last = run.rounds[-1] if run.rounds else None
+        role = run.role if not run.over else RoleChanged(app_id, "none", None, 0, ())
+        voters = run.voters or (tuple(voter.id for voter in spec.voters) if spec is not None else ())
+        status = run.status.status
+        if run.complete or (status == "known" and run.end is not None):
+            status = "finished"
         return AppInfo(
             id=app_id.hex(),
-            name=app.name,
-            owner=app.spec.owner.hex(),
-            status="refused" if app.refused and app.status.status == "known" else app.status.status,
-            detail=app.status.detail,
-            refused="" if app.over else app.refused,
+            name=card.name,
+            owner=card.owner.hex(),
+            trusted=self._trusted(card.owner),
+            status="refused" if run.refused and status == "known" else status,
+            detail=run.status.detail,
+            refused="" if run.over else run.refused,
             role=role.role,
-            round=last.round - last.closing if last else 0,
-            rounds=app.spec.rounds,
+            round=run.round,
+            rounds=card.rounds,
+            base=card.base,
+            complete=run.complete,
             epoch=last.epoch if last else 0,
             parent=role.parent.hex() if role.parent else "",
             children=[child.hex() for child in role.children],
-            voters=[voter.hex() for voter in app.voters or tuple(voter.id for voter in app.spec.voters)],
-            root=app.root.hex(),
-            code=digest(app.spec.bundle).hex() if app.spec.bundle.size else "",
-            troubles=[] if app.over else [_trouble(one) for one in app.troubles],
+            voters=[voter.hex() for voter in voters],
+            root=run.root.hex(),
+            code=card.code.hex(),
+            troubles=[] if run.over else [_trouble(one) for one in run.troubles],
         )
 
-    def models(self, held: Callable[[bytes], bool]) -> Iterator[ModelInfo]:
-        """The versions whose content is here, as ``held`` says of a digest; oldest first."""
-        for app in self._apps.values():
-            before = 0
-            for entry, measured in zip_longest(app.rounds, islice(app.rounds, 1, None)):
-                # The closing round's model is new to a node that was away when it was made.
-                missed = entry.closing and before != entry.round - 1
-                before = entry.round
-                if app.spec is not None and (missed or not entry.closing) and held(entry.model):
-                    yield _model(app.id, app.spec, entry, entry if missed else measured)
+    def guardians(self, app_id: AppId) -> tuple[Contact, ...]:
+        """Who should hold the last head: the voters of the newest head that is known, else of the descriptor."""
+        run = self._runs.get(app_id)
+        if run is None:
+            return ()
+        if run.end is not None:
+            return run.end.voters
+        return run.spec.voters if run.spec is not None else ()
+
+    def models(self, held: Callable[[bytes], bool]) -> list[ModelInfo]:
+        """The versions that are known, of each run oldest first; ``held`` says of a digest whether it is here."""
+        return [
+            _model(run, run.card, entry, measured, self._trusted(run.card.owner), held(entry.model))
+            for run in self._runs if run.card is not None
+            for entry, measured in _versions(run)
+        ]  # fmt: skip
 
     def kept(self, app_id: AppId) -> list[bytes]:
         """Digests of the versions that are to be kept, newest first."""
-        newest_first = dict.fromkeys(entry.model for entry in reversed(self._apps[app_id].rounds))
+        newest_first = dict.fromkeys(entry.model for entry in reversed(self._app(app_id).rounds))
         return list(newest_first)[:KEEP_MODELS]
 
     def sources(self, model: bytes) -> tuple[int, list[NodeId]]:
         """Size of the model of that digest, in bytes, and who should hold it.  Raises UsageError when it is unknown."""
-        for app in self._apps.values():
-            for entry in app.rounds:
+        for run in self._runs:
+            for entry in run.rounds:
                 if entry.model == model:
-                    return entry.size, list(dict.fromkeys([app.root, *app.voters]))
+                    return entry.size, list(dict.fromkeys([run.root, *run.voters]))
         raise UsageError(f"no application has a model {model.hex()[:16]}", "see `mycelia models ls`")
 
     async def follow(self, app_id: AppId, after: int) -> AsyncIterator[AppEvent]:
         """How things stand, beginning with the rounds above ``after``; then what happens, until it is over."""
-        app = self._apps[app_id]
+        app = self._app(app_id)
         with app.hub.subscribe(MAX_BACKLOG) as events:
             # As of now: what comes while this is being told waits in the subscription.
             standing: list[AppEvent] = [_role_event(app)]
@@ -300,7 +263,7 @@ class Journal:
                 yield LaggedEvent(app=app.name, missed=event.count) if isinstance(event, Lost) else event
 
 
-async def _stragglers(app: _App, events: Subscription) -> AsyncIterator[RoundEvent]:
+async def _stragglers(app: Run, events: Subscription) -> AsyncIterator[RoundEvent]:
     """Rounds that the news of the end, which travels another way, has overtaken."""
     clock = asyncio.get_running_loop().time
     until = clock() + STRAGGLE_S
@@ -313,27 +276,17 @@ async def _stragglers(app: _App, events: Subscription) -> AsyncIterator[RoundEve
             yield event
 
 
-def digest(value: Value) -> bytes:
-    """The name of a model's content, whether it rode inline or as an artifact."""
-    return value.blob or blob_id(value.inline)
-
-
-def _key(app: _App, entry: Entry) -> str:
-    # Padded, so that the order of keys is the order of rounds.
-    return f"{_PREFIX}{app.id.hex()}/{entry.round:08d}"
-
-
-def _status_event(app: _App) -> StatusEvent:
+def _status_event(app: Run) -> StatusEvent:
     return StatusEvent(app=app.name, status=app.status.status, detail=app.status.detail)
 
 
-def _round_event(app: _App, entry: Entry) -> RoundEvent:
+def _round_event(app: Run, entry: Entry) -> RoundEvent:
     ids = entry.contributors
     return RoundEvent(
         app=app.name,
         round=entry.round,
         epoch=entry.epoch,
-        contributors=[ids[start : start + _ID].hex() for start in range(0, len(ids), _ID)],
+        contributors=[ids[start : start + ID].hex() for start in range(0, len(ids), ID)],
         weight=entry.weight,
         metrics=entry.metrics,
         closing=entry.closing,
@@ -360,7 +313,7 @@ def _trouble(one: Complaint) -> TroubleInfo:
     )
 
 
-def _role_event(app: _App) -> RoleEvent:
+def _role_event(app: Run) -> RoleEvent:
     return RoleEvent(
         app=app.name,
         role=app.role.role,
@@ -370,22 +323,44 @@ def _role_event(app: _App) -> RoleEvent:
     )
 
 
-def _model(app_id: AppId, spec: AppSpec, entry: Entry, measured: Entry | None) -> ModelInfo:
+def _versions(run: Run) -> Iterator[tuple[Entry, Entry | None]]:
+    """Each version of the run's models: where it was made, or first seen here, and where it was measured."""
+    found: dict[int, Entry] = {}
+    measured: dict[int, Entry] = {}
+    before = 0
+    for entry in run.rounds:
+        # What a round measures is the model that it started from.
+        if entry.closing:
+            measured[entry.maker] = entry
+        elif before == entry.round - 1:
+            measured.setdefault(before, entry)
+        before = entry.round
+        # The closing round's model is new to a node that was away when it was made.
+        found.setdefault(entry.maker, entry)
+    for version in sorted(found):
+        yield found[version], measured.get(version)
+
+
+def _model(run: Run, card: Card, entry: Entry, measured: Entry | None, trusted: bool, held: bool) -> ModelInfo:
     """``measured`` is the round in which the nodes measured the model that ``entry`` speaks of."""
-    version = entry.round - entry.closing
     training = {name: value for name, value in entry.metrics.items() if name.startswith(_TRAINING)}
-    after = measured.metrics if measured is not None and measured.round == version + 1 else {}
+    after = measured.metrics if measured is not None else {}
     return ModelInfo(
-        name=spec.name,
-        version=version,
-        app=app_id.hex(),
+        name=card.name,
+        version=card.base + entry.maker,
+        app=run.id.hex(),
+        owner=card.owner.hex(),
+        trusted=trusted,
+        held=held,
+        final=run.complete and entry.model == run.rounds[-1].model,
         blob=entry.model.hex(),
         size=entry.size,
-        rounds=spec.rounds,
-        contributors=len(entry.contributors) // _ID,
+        round=entry.maker,
+        rounds=card.rounds,
+        contributors=len(entry.contributors) // ID,
         weight=entry.weight,
         metrics={**{name: value for name, value in after.items() if not name.startswith(_TRAINING)}, **training},
-        code=digest(spec.bundle).hex() if spec.bundle.size else "",
-        parent=spec.parent_model,
+        code=card.code.hex(),
+        parent=card.parent,
         created=entry.at,
     )

@@ -203,8 +203,8 @@ class Keeper:
     def _log(self, notice: Any) -> None:
         """What an operator wants to read of it."""
         app_id = getattr(notice, "app", None)
-        spec = self._journal.spec(app_id) if isinstance(app_id, bytes) else None
-        about: dict[str, Any] = {"app": spec.name if spec else None, "round": None}
+        name = self._journal.name(app_id) if isinstance(app_id, bytes) else None
+        about: dict[str, Any] = {"app": name, "round": None}
         match notice:
             case RingReady():
                 log.info("member of the ring")

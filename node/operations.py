@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import metadata
 from itertools import count
 
@@ -16,7 +16,7 @@ from dht.messages import Record
 from dht.records import Kind
 from fl import aggregate, codec, validation
 from fl.applications import decode_spec
-from fl.notices import FindVoters, Follow, Publish, ReplicasFound
+from fl.notices import FindVoters, Follow, Publish, Recover, ReplicasFound
 from fl.spec import AppSpec
 from protocol.errors import AggregationError, MyceliaError, TransportError, UsageError
 from protocol.ids import AppId, NodeId
@@ -27,6 +27,7 @@ from .identity import fabric
 from .identity.fabric import is_issuer
 from .identity.keys import Ed25519Verifier
 from .identity.revocation import revoke
+from .names import find_model, may_mean
 from .service import (
     CHUNK,
     OVER,
@@ -37,7 +38,6 @@ from .service import (
     NodeStatus,
     PeerInfo,
     TrustInfo,
-    find_model,
 )
 from .trust import parse_key
 
@@ -200,9 +200,11 @@ class Operations:
         initial = await workers.initial(bundle, declared.options, declared.seed)
         parent = ""
         if continue_from:
-            model = find_model(await self.models(), continue_from)
-            parent = f"{model.name}@{model.version}"
-            content = await node.daemon.artifacts.read(bytes.fromhex(model.blob))
+            model = await self.model(continue_from)
+            parent, blob = f"{model.name}@{model.version}", bytes.fromhex(model.blob)
+            if not node.daemon.artifacts.has(blob):
+                await self._fetch(blob)
+            content = await node.daemon.artifacts.read(blob)
             if codec.flat(content)[0] != codec.flat(initial)[0]:
                 raise AggregationError(
                     f"{parent} has other tensors than model() of {declared.name}", "continue with the same model()"
@@ -276,7 +278,29 @@ class Operations:
     # ---- models and artifacts ---------------------------------------------------------------------------------------
 
     async def models(self) -> list[ModelInfo]:
-        return list(self._node.journal.models(self._node.daemon.artifacts.has))
+        return self._node.journal.models(self._node.daemon.artifacts.has)
+
+    async def model(self, reference: str) -> ModelInfo:
+        journal = self._node.journal
+        lacking = [run for run in journal.infos() if may_mean(run, reference) and _lacks_its_end(run)]
+        for run in lacking:
+            app = bytes.fromhex(run.id)
+            self._node.daemon.command(Recover(app, journal.guardians(app)))
+        if lacking:
+            with suppress(TransportError):
+                runs = [bytes.fromhex(run.id) for run in lacking]
+                await self._until(
+                    lambda: all(journal.info(run).complete for run in runs), "the last model did not come"
+                )
+        model = find_model(await self.models(), reference)
+        still = journal.info(bytes.fromhex(model.app))
+        if "@" not in reference and _lacks_its_end(still):
+            raise TransportError(
+                f"{still.name} has finished with version {still.base + still.round}, which nobody who guards it gave "
+                f"out; this node has version {model.version}",
+                f"try again later or on another node, or ask for {still.name}@{model.version}",
+            )
+        return model
 
     async def download(self, blob: bytes) -> AsyncIterator[bytes]:
         artifacts = self._node.daemon.artifacts
@@ -313,6 +337,11 @@ class Operations:
         noted = self._node.keeper.noted
         async with _patience(otherwise), noted:
             await noted.wait_for(holds)
+
+
+def _lacks_its_end(run: AppInfo) -> bool:
+    """Has it finished, without this node having its last round?"""
+    return run.status == "finished" and not run.complete
 
 
 @asynccontextmanager

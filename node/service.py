@@ -17,7 +17,6 @@ import msgspec
 from dht.messages import Record
 from fl.bundle import MAX_BUNDLE
 from fl.spec import AppSpec
-from protocol.errors import UsageError
 from protocol.messages import Contact, Digest, Id
 
 CHUNK = 1 << 20
@@ -97,6 +96,8 @@ class AppInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     owner: str
     """Public key, hex."""
+    trusted: bool = True
+    """Whether this node's operator lets that owner's code run here."""
     status: str
     """``waiting``, ``running``, ``failing``, ``stalled``, ``finished``, ``stopped`` or ``refused``."""
     detail: str = ""
@@ -106,7 +107,12 @@ class AppInfo(msgspec.Struct, frozen=True, kw_only=True):
     role: str = "none"
     """This node's part in the tree: ``root``, ``aggregator``, ``worker``, ``observer`` or ``none``."""
     round: int = 0
+    """The last round of training that is known to be committed."""
     rounds: int
+    base: int = 0
+    """Versions of the model before this run: round r makes version base + r."""
+    complete: bool = False
+    """Whether this node has the last round of a run that has finished."""
     epoch: int = 0
     parent: str = ""
     children: list[str] = []
@@ -198,16 +204,26 @@ class TrustInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A version of a model that this node holds, and where it came from."""
+    """A version of a model that this node knows, and where it came from."""
 
     name: str
     version: int
-    """The round that committed it; 0 is the initial model."""
+    """Counts through all runs that an owner gives the name: the run's ``base`` and the round that made it."""
     app: str
+    owner: str = ""
+    """Public key, hex.  A name means nothing without it."""
+    trusted: bool = True
+    """Whether this node's operator lets that owner's code run here."""
+    held: bool = True
+    """Whether its content is on this node."""
+    final: bool = False
+    """What its run has ended with."""
     blob: str
     """Digest of the content, hex."""
     size: int
     """Bytes."""
+    round: int = 0
+    """Of its run, the one that made it."""
     rounds: int
     contributors: int
     weight: float = 0.0
@@ -219,22 +235,6 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """NAME@VERSION that the run continued from."""
     created: float = 0.0
     """Unix seconds."""
-
-
-def find_model(models: list[ModelInfo], reference: str) -> ModelInfo:
-    """The model that ``NAME`` (its newest version) or ``NAME@VERSION`` means.  Raises UsageError."""
-    name, _, version = reference.partition("@")
-    versions = [model for model in models if model.name == name]
-    if not versions:
-        known = ", ".join(sorted({model.name for model in models})[:8])
-        raise UsageError(f"this node has no model called {name}", f"it has: {known}" if known else "see `mycelia ls`")
-    if not version:
-        return max(versions, key=lambda model: (model.created, model.version))
-    for model in versions:
-        if str(model.version) == version:
-            return model
-    held = ", ".join(str(model.version) for model in sorted(versions, key=lambda model: model.version))
-    raise UsageError(f"this node does not hold version {version} of {name}", f"it holds: {held}")
 
 
 class DaemonService(Protocol):
@@ -289,6 +289,14 @@ class DaemonService(Protocol):
         ...
 
     async def models(self) -> list[ModelInfo]: ...
+
+    async def model(self, reference: Name) -> ModelInfo:
+        """What ``[OWNER/]NAME[@VERSION]`` means (``node.names``).  The last version of a run that has finished, unless
+        another is asked for; when this node missed it, who guards it is asked first.
+
+        Raises TransportError when the run ended with a version that nobody who could be asked has.
+        """
+        ...
 
     def download(self, blob: Digest) -> AsyncIterator[bytes]:
         """The content of an artifact, fetched from the fabric when it is not here."""

@@ -48,6 +48,10 @@ class TrustList:
         fabric = [self._fabric_owner] if self._fabric_owner else []
         return frozenset([*fabric, *self._listed]) | added, added
 
+    def believes(self, key: bytes) -> bool:
+        """Is the holder of ``key`` somebody whose names mean something here?  Approval by hash changes nothing."""
+        return key in self._listed or key in self._added or key == self._fabric_owner
+
     def names(self, key: bytes) -> bool:
         """Does the operator want to hear of applications of the holder of ``key``?"""
         return key in self._listed or key in self._added

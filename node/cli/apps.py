@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from protocol.errors import UsageError
-
-from ..service import OVER, AppInfo
+from ..names import pick
+from ..service import AppInfo
 from .command import Command, Session
 from .output import short
 
@@ -44,21 +43,6 @@ def _detail(session: Session, app: AppInfo) -> None:
         *(("trouble", f"{one.name or short(one.node)}: {one.sentence}") for one in app.troubles),
     ]
     session.out.answer(app, session.out.fields(pairs))
-
-
-def pick(apps: list[AppInfo], reference: str) -> AppInfo:
-    """The application of that name, or whose id (hex) contains ``reference``; of several, the one that is not over.
-
-    Raises UsageError.
-    """
-    found = [app for app in apps if app.name == reference] or [app for app in apps if reference in app.id]
-    if len(found) > 1:
-        found = [app for app in found if app.status not in OVER] or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UsageError(f"{len(found)} applications are called {reference}", "use the id that `mycelia ls` shows")
-    raise UsageError(f"this node knows no application {reference}", "see `mycelia ls`")
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

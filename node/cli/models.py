@@ -12,7 +12,7 @@ import msgspec
 
 from protocol.errors import StorageError, UsageError
 
-from ..service import DaemonService, ModelInfo, find_model
+from ..service import DaemonService, ModelInfo
 from ..statedir import writing
 from .command import Command, Session
 from .output import moment, size
@@ -36,17 +36,19 @@ def _metrics(model: ModelInfo) -> str:
 
 
 def _show(session: Session) -> None:
-    model = find_model(session.ask(lambda daemon: daemon.models()), session.args.model)
+    model = session.ask(lambda daemon: daemon.model(session.args.model))
     pairs = [
         ("model", f"{model.name}@{model.version}"),
         ("made", moment(model.created)),
-        ("round", f"{model.version} of {model.rounds}"),
+        ("round", f"{model.round} of {model.rounds}{', the final model' if model.final else ''}"),
         ("contributors", model.contributors),
         ("weight", model.weight),
         *((name, value) for name, value in sorted(model.metrics.items())),
         ("continues", model.parent),
         ("code", model.code),
         ("application", model.app),
+        ("owner", model.owner),
+        ("here", model.held),
         ("size", size(model.size)),
         ("digest", model.blob),
     ]
@@ -59,13 +61,15 @@ def _pull(session: Session) -> None:
         raise UsageError(f"{target} exists", "repeat with --force, or name another file with -o")
 
     async def pull(daemon: DaemonService) -> tuple[ModelInfo, bytes]:
-        model = find_model(await daemon.models(), session.args.model)
+        model = await daemon.model(session.args.model)
         return model, await fetch(session, daemon, model)
 
     model, content = asyncio.run(pull(session.daemon()))
     save(target, with_lineage(content, model))
     answer = {"file": str(target), "name": model.name, "version": model.version, "digest": model.blob}
     session.out.answer(answer, [f"wrote {model.name}@{model.version} to {target}"])
+    if not model.final:
+        session.out.hint(f"It is not the last of its run: round {model.round} of {model.rounds}.")
     session.out.hint(f'next: safetensors.numpy.load_file("{target}")')
 
 

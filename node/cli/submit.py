@@ -14,9 +14,9 @@ from fl import spec as specs
 from fl.spec import AppSpec
 
 from ..identity.keys import Key
-from ..service import AppInfo, DaemonService
+from ..names import pick
+from ..service import OVER, AppInfo, DaemonService
 from . import owner
-from .apps import pick
 from .command import Session
 
 VOTERS = 5
@@ -27,10 +27,20 @@ LIFE_S = 90 * 86400
 
 async def submit(daemon: DaemonService, key: Key, prepared: AppSpec) -> AppInfo:
     """Sign what the daemon has prepared, and start it.  Raises what the daemon raises."""
-    owned = msgspec.structs.replace(prepared, owner=key.public_key, salt=secrets.token_bytes(16))
+    base = versions_before(await daemon.applications(), key.public_key, prepared)
+    owned = msgspec.structs.replace(prepared, owner=key.public_key, salt=secrets.token_bytes(16), base=base)
     voters = await daemon.voters_for(owned.id, VOTERS)
     spec = msgspec.structs.replace(owned, voters=tuple(voters))
     return await daemon.submit(_record(key, Kind.APP, spec.id, specs.encode(spec)))
+
+
+def versions_before(apps: list[AppInfo], owner: bytes, prepared: AppSpec) -> int:
+    """Versions that the owner's earlier runs of this name have made, as far as this node and the model that is
+    continued from tell: the next run counts on, so that NAME@VERSION means one model."""
+    own = [app for app in apps if app.name == prepared.name and app.owner == owner.hex()]
+    name, _, version = prepared.parent_model.rpartition("@")
+    continued = int(version) if name == prepared.name and version.isdecimal() else 0
+    return max([continued, *(app.base + (app.rounds if app.status not in OVER else app.round) for app in own)])
 
 
 def stop(session: Session, reference: str) -> AppInfo:

@@ -15,6 +15,7 @@ from fl.sdk import App, outline
 from fl.spec import AppSpec
 from node.identity.fabric import decode_document, open_document
 from node.identity.keys import Ed25519Verifier
+from node.names import find_model
 from node.service import (
     AppEvent,
     AppInfo,
@@ -158,6 +159,9 @@ class FakeService:
 
     async def models(self) -> list[ModelInfo]:
         return self.model_list
+
+    async def model(self, reference: str) -> ModelInfo:
+        return find_model(self.model_list, reference)
 
     async def download(self, blob: bytes) -> AsyncIterator[bytes]:
         content = self.blobs[blob]

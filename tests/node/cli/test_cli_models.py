@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from fl import codec
-from node.service import ModelInfo, find_model
+from node.names import find_model
+from node.service import ModelInfo
 from protocol.errors import UsageError
 
 from ..fake_service import FakeService
@@ -29,7 +30,9 @@ def model(version: int, name: str = "digits", content: bytes = CONTENT) -> Model
         app="11" * 16,
         blob=hashlib.sha256(content).hexdigest(),
         size=len(content),
+        round=version,
         rounds=20,
+        final=version == 20,
         contributors=16,
         weight=1437.0,
         metrics={"loss": 0.25, "accuracy": 0.9375},
@@ -106,6 +109,6 @@ def test_which_model_is_meant() -> None:
     with pytest.raises(UsageError, match="no model called cats") as caught:
         find_model(held, "cats")
     assert caught.value.remedy == "it has: digits, ward"
-    with pytest.raises(UsageError, match="does not hold version 7 of digits") as caught:
+    with pytest.raises(UsageError, match="knows no version 7 of digits") as caught:
         find_model(held, "digits@7")
-    assert caught.value.remedy == "it holds: 19, 20"
+    assert caught.value.remedy == "it knows: 19, 20"

@@ -72,14 +72,14 @@ def test_ls_one(cli: Cli, service: FakeService) -> None:
 
 def test_ls_of_what_is_not_there_or_not_one(cli: Cli, service: FakeService) -> None:
     assert cli("ls", "nothing").err == "error: this node knows no application nothing. try: see `mycelia ls`\n"
-    service.apps = [APP, AppInfo(id="44" * 16, name="digits", owner="", status="running", rounds=1)]
+    service.apps = [APP, AppInfo(id="44" * 16, name="digits", owner="ab" * 32, status="running", rounds=1)]
     result = cli("ls", "digits")
     assert result.code == 2
     assert result.err == "error: 2 applications are called digits. try: use the id that `mycelia ls` shows\n"
 
 
 def test_of_two_runs_under_one_name_the_living_one_is_meant(cli: Cli, service: FakeService) -> None:
-    service.apps = [AppInfo(id="44" * 16, name="digits", owner="", status="finished", rounds=1), APP]
+    service.apps = [AppInfo(id="44" * 16, name="digits", owner="ab" * 32, status="finished", rounds=1), APP]
     assert cli("ls", "digits").lines[0] == "application  digits (11111111)"
 
 
