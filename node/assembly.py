@@ -65,7 +65,14 @@ class Node:
         self._ports = Ports(restored)
         self.core: NodeCore | None = None
         self.name = config.node.name or os.uname().nodename
-        self.workers = WorkerPool(config.worker, config.data, state.root / "workers", label=self.name, hear=self._heard)
+        self.workers = WorkerPool(
+            config.worker,
+            config.data,
+            state.root / "workers",
+            private=(state.root,),
+            label=self.name,
+            hear=self._heard,
+        )
         artifacts = ArtifactStore(state.artifacts, ArtifactConfig(quota=int(config.storage.quota_gib * (1 << 30))))
         self.daemon = NodeDaemon(
             self.membership.node,

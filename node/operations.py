@@ -81,6 +81,7 @@ class Operations:
             links=len(node.daemon.links.peers()),
             applications=sum(app.status not in OVER for app in node.journal.infos()),
             penalties=sum(node.daemon.links.penalties.counts.values()),
+            sandbox=node.workers.sandbox,
             counters=self._counters(),
         )
 

@@ -60,6 +60,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     applications: int
     penalties: int
     """Violations by peers, counted since the start."""
+    sandbox: str = ""
+    """What keeps code of applications in, on this kernel; empty on a node that does not train."""
     counters: dict[str, float] = {}
     """Counters since the start and gauges, by stable names: frames, transfers, tasks, refused writes, loop lag."""
 

@@ -26,7 +26,7 @@ from fl import bundle as bundles
 from fl import spec as specs
 from fl.data import schema
 from fl.data.binding import Binding
-from fl.learn import channel, forkserver
+from fl.learn import channel, forkserver, landlock, sandbox
 from fl.learn.errors import WorkerLost
 from fl.learn.inline import Job
 from fl.spec import AppSpec, Field, Scalar
@@ -73,12 +73,15 @@ class WorkerPool:
         bindings: Mapping[str, Binding],
         runtime_dir: Path,
         *,
+        private: Sequence[Path] = (),
         label: str = "",
         hear: Hear = lambda app, line: None,
     ) -> None:
         """``bindings``: data name → local data, paths absolute.  ``runtime_dir`` holds the fork server's socket and
-        log.  ``label`` is this node in errors; ``hear`` gets each line that user code writes."""
+        log.  ``private`` must not be readable to applications, like the bound data.  ``label`` is this node in errors;
+        ``hear`` gets each line that user code writes."""
         self._config, self._bindings, self._directory = config, dict(bindings), runtime_dir
+        self._private = [*private, *(Path(one.path) for one in self._bindings.values() if one.path)]
         self._label, self._hear = label, hear
         self._slots = asyncio.Semaphore(config.max)
         self._waiting = 0
@@ -93,7 +96,12 @@ class WorkerPool:
 
     async def start(self) -> None:
         """Make the runtime directory.  The fork server is started by the first task: a node that only routes never
-        pays for torch."""
+        pays for torch.
+
+        Raises ConfigError when something private lies where applications can read it.
+        """
+        if self._config.enabled:
+            self._check_private()
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def close(self) -> None:
@@ -115,6 +123,11 @@ class WorkerPool:
     def bound(self) -> frozenset[str]:
         """Names of the data that this node offers to workers; none when it runs no workers."""
         return frozenset(self._bindings) if self._config.enabled else frozenset()
+
+    @property
+    def sandbox(self) -> str:
+        """What keeps applications in, on this kernel; empty when this node runs no workers."""
+        return sandbox.describe() if self._config.enabled else ""
 
     def refuses(self, spec: AppSpec, bundle: bytes) -> str:
         """Why this node cannot work for the application, in one sentence; empty when it can as far as headers tell.
@@ -246,7 +259,13 @@ class WorkerPool:
         self._busy[process] = None
         config = self._config
         request = channel.Open(
-            self._label, config.nice, config.threads, config.memory_mib << 20, use.binding, dict(use.fields)
+            self._label,
+            config.nice,
+            config.threads,
+            config.memory_mib << 20,
+            use.binding,
+            dict(use.fields),
+            tuple(map(str, self._private)),
         )
         try:
             async with self._in_time("loading code and data"):
@@ -309,6 +328,15 @@ class WorkerPool:
         if binding is None:
             raise ConfigError(f"{self._name} has no data called {spec.data!r}", f"bind it in [data.{spec.data}]")
         return binding
+
+    def _check_private(self) -> None:
+        readable = landlock.python_paths()
+        for path in self._private:
+            if (directory := landlock.exposed(path, readable)) is not None:
+                raise ConfigError(
+                    f"{path} lies below {directory}, which applications can read because Python's packages are there",
+                    "move it elsewhere (the state directory: -C DIR), or set enabled of [worker] to false",
+                )
 
     def _check_code(self, bundle: bytes) -> None:
         code = bundles.decode(bundle)

@@ -29,7 +29,9 @@ class BundleImporter(MetaPathFinder, InspectLoader):
     ) -> ModuleSpec | None:
         if fullname not in self._modules:
             return None
-        return ModuleSpec(fullname, self, origin=self.get_filename(fullname))
+        spec = ModuleSpec(fullname, self, origin=self.get_filename(fullname))
+        spec.has_location = True  # so that ``__file__`` is there; nothing lies there that could be opened
+        return spec
 
     def get_filename(self, fullname: str) -> str:
         return f"{PREFIX}{fullname}.py"

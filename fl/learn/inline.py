@@ -192,7 +192,16 @@ def app_error(what: str, error: BaseException) -> AppError:
     first = (str(error).splitlines() or [""])[0][:300]
     text = "".join(traceback.format_list(frames) + traceback.format_exception_only(error))
     message = f"{what} failed{where}: {type(error).__name__}{': ' if first else ''}{first}"
-    return AppError(message, trace="\n".join(text.splitlines()[-_TRACE_LINES:]))
+    return AppError(message, _remedy(error, text), "\n".join(text.splitlines()[-_TRACE_LINES:]))
+
+
+def _remedy(error: BaseException, text: str) -> str:
+    """For what the sandbox forbids; empty for the usual one."""
+    if not isinstance(error, PermissionError):
+        return ""
+    if "DataLoader" in text or "multiprocessing" in text or "/joblib/" in text:
+        return "a worker is one process: load and train in it (num_workers=0 of a DataLoader, n_jobs=1)"
+    return "in a worker there are no network, no processes and no files but temporary ones"
 
 
 _OWN = __file__.rpartition("/")[0] + "/"

@@ -58,6 +58,18 @@ def abi(libc: ctypes.CDLL) -> int:
     return max(int(libc.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION_FLAG)), 0)
 
 
+_COVERED = {3: "truncation", 5: "devices", 6: "signals"}
+"""Version that brings a right → what the filter on system calls covers before it."""
+
+
+def describe(version: int) -> str:
+    """What version ``version`` locks, and what the filter on system calls covers instead."""
+    if not version:
+        return "no Landlock in this kernel: applications can read this user's files, and change none"
+    covered = [what for since, what in _COVERED.items() if version < since]
+    return f"files by Landlock {version}" + (f", {' and '.join(covered)} by the list" if covered else "")
+
+
 def restrict(libc: ctypes.CDLL, version: int, readable: Sequence[Path], writable: Path | None = None) -> bool:
     """Give up all files but those beneath ``readable``, which may be read, and ``writable``, where all is allowed but
     to execute, with the rights of ABI ``version``.  False when that is 0 or the kernel refuses; the process is then as

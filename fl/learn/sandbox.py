@@ -45,6 +45,15 @@ def machine() -> syscalls.Machine:
     return found
 
 
+def describe() -> str:
+    """What keeps applications in, on this kernel, in one line."""
+    try:
+        machine()
+    except SandboxError as error:
+        return str(error)
+    return f"system calls by a list; {landlock.describe(landlock.abi(ctypes.CDLL(None)))}"
+
+
 def enclose(
     scratch: Path | None = None,
     *,

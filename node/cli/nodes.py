@@ -38,6 +38,8 @@ def _fields(status: NodeStatus) -> Iterator[tuple[str, object]]:
     yield "applications", status.applications
     yield "started", moment(status.started)
     yield "certificate", f"expires {moment(status.certificate_expires)}, renews itself"
+    if status.sandbox:
+        yield "sandbox", status.sandbox
     yield "process", status.pid
     yield "version", status.version
     if status.penalties:

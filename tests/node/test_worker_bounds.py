@@ -8,29 +8,24 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-import fl
 from fl import bundle, codec
-from fl.data.binding import shares
+from fl.data.binding import Binding
 from fl.learn import channel, forkserver, guard, scratch
 from fl.learn.errors import AppError, WorkerLost
-from fl.spec import AppSpec
-from fl.tasks import Train
 from node.config import WorkerSection
 from node.workers import WorkerPool
-from protocol.messages import EMPTY, Contact
+from protocol.errors import ConfigError
+from tests.node.pools import task, with_pool
 
 pytestmark = [pytest.mark.net, pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")]
 
-SCHEMA = {"x": fl.Field("float32", (64,)), "y": fl.Field("int64", classes=10)}
-BINDINGS = {"digits": shares("digits", 16, alpha=0.3)[0]}
 MODEL = codec.encode({"w": np.zeros(4)})
 
 GREEDY = """
@@ -111,28 +106,6 @@ def greedy(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("app") / "greedy.py"
     path.write_text(GREEDY)
     return bundle.pack(path)
-
-
-def task(what: str) -> Train:
-    described = AppSpec(
-        "own", b"o" * 32, b"", 0, (), 20, EMPTY, Contact(b"0" * 16), data="digits", schema=SCHEMA,
-        options={"what": what},
-    )  # fmt: skip
-    return Train(described.id, described, 3, EMPTY, 7, evaluate=False)
-
-
-def with_pool(
-    body: Callable[[WorkerPool], Awaitable[None]], fork_server: Path | str, tmp_path: Path, **config: Any
-) -> None:
-    async def main() -> None:
-        pool = WorkerPool(WorkerSection(fork_server=str(fork_server), **config), BINDINGS, tmp_path, label="n1")
-        await pool.start()
-        try:
-            await body(pool)
-        finally:
-            await pool.close()
-
-    asyncio.run(main())
 
 
 async def measured(pool: WorkerPool, greedy: bytes, what: str, name: str = "got") -> int:
@@ -235,3 +208,21 @@ def test_a_worker_ends_with_its_fork_server(tmp_path: Path, greedy: bytes) -> No
     assert server.stdin is not None
     server.stdin.close()
     server.wait()
+
+
+@pytest.mark.parametrize("what", ["the state directory", "bound data"])
+def test_a_node_whose_secrets_applications_could_read_does_not_start(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "packages"
+    monkeypatch.setattr(sys, "path", [*sys.path, str(library)])
+    bindings = {"table": Binding(kind="csv", path=str(library / "t.csv"))} if what == "bound data" else {}
+    private = [library / "state"] if what == "the state directory" else []
+
+    async def start(*, enabled: bool) -> None:
+        await WorkerPool(WorkerSection(enabled=enabled), bindings, tmp_path / "workers", private=private).start()
+
+    with pytest.raises(ConfigError, match=f"lies below {library}, which applications can read") as raised:
+        asyncio.run(start(enabled=True))
+    assert "enabled of [worker]" in raised.value.remedy
+    asyncio.run(start(enabled=False))

@@ -49,6 +49,11 @@ def test_a_bundle_wins_over_what_is_loaded_and_what_lies_around() -> None:
     assert app.name == "mine"
 
 
+def test_a_module_has_a_file_name() -> None:
+    app = importer.load(bundle(entry="import fl\napp = fl.App(name=__file__[9:-3], model=dict)"))
+    assert app.name == "entry"
+
+
 def test_a_bundle_without_an_application_is_refused() -> None:
     with pytest.raises(UsageError, match=r"entry\.py defines no applications"):
         importer.load(bundle(entry="import fl"))

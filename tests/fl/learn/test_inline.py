@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import random
 from collections.abc import Callable
 from typing import Any
@@ -91,6 +92,20 @@ def test_a_floating_target_is_a_regression() -> None:
     after = metrics.means(one.evaluate(aggregate.finish("fedavg", {}, model, b"", update, weight)[0], JOB))
     assert set(after) == {"loss"}
     assert after["loss"] < before["loss"] / 10
+
+
+def test_what_the_sandbox_forbids_has_a_remedy_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def processes(model: Any, data: Any, ctx: Any) -> None:
+        multiprocessing.Lock()
+
+    monkeypatch.setattr("multiprocessing.synchronize.Lock.__init__", denied)
+    for train, remedy in ((processes, "num_workers=0"), (denied, "no files but temporary ones")):
+        with pytest.raises(AppError) as raised:
+            runner(train=train).train(runner().initial({}, 1), JOB)
+        assert remedy in raised.value.remedy
 
 
 def test_user_functions_get_model_data_and_context() -> None:

@@ -134,6 +134,30 @@ def test_a_machine_that_cannot_lock_runs_nothing(monkeypatch: pytest.MonkeyPatch
         sandbox.enclose()
 
 
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        (0, "no Landlock in this kernel: applications can read this user's files, and change none"),
+        (2, "files by Landlock 2, truncation and devices and signals by the list"),
+        (5, "files by Landlock 5, signals by the list"),
+        (7, "files by Landlock 7"),
+    ],
+)
+def test_what_an_older_kernel_lacks_is_said(version: int, sentence: str) -> None:
+    assert landlock.describe(version) == sentence
+    assert sandbox.describe() == f"system calls by a list; {landlock.describe(KERNEL)}"
+
+
+def test_what_is_private_must_not_be_readable_from_inside(tmp_path: Path) -> None:
+    program = "import sys, pathlib, fl.learn.sandbox as s; s.enclose(private=[pathlib.Path(sys.argv[1])])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "state")],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]), "PYTHONSAFEPATH": "1"},
+    )  # fmt: skip
+    assert f"{tmp_path / 'state'} lies below {tmp_path}, which applications can read" in done.stderr
+
+
 def test_what_lies_below_a_readable_directory_is_exposed(tmp_path: Path) -> None:
     library = tmp_path / "library"
     (library / "state").mkdir(parents=True)
