@@ -8,8 +8,8 @@ from ..host import Host
 from ..world import World
 from .base import Report, who
 
-NEAR = 8
-"""Live nodes on each side that a leaf set, of twelve on each side, must have when the ring had time to settle."""
+NEAR = 12
+"""Live nodes on each side that a leaf set must have, as many as it has places, when the ring had time to settle."""
 
 
 class Rings:

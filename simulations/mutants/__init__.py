@@ -7,12 +7,12 @@ is not needed.
 
 from __future__ import annotations
 
-from . import counting, growing, voting
-from .planting import Hunt, Mutant, Plant, hunt, storm
+from . import blaming, counting, growing, keeping, patience, ringing, voting
+from .planting import Hunt, Mutant, Plant, Weather, drizzle, hunt, storm
 
-__all__ = ["ALL", "Hunt", "Mutant", "hunt", "storm"]
+__all__ = ["ALL", "Hunt", "Mutant", "drizzle", "hunt", "storm"]
 
-_PLANTS: tuple[Plant, ...] = (
+_STORM: tuple[Plant, ...] = (
     voting.no_epoch_fence,
     voting.accept_older_head,
     voting.accept_from_anyone,
@@ -34,12 +34,35 @@ _PLANTS: tuple[Plant, ...] = (
     counting.contributor_forgotten,
     growing.short_path,
     growing.no_fan_out_cap,
+    keeping.server_state_lost,
+    patience.contributors_truncated,
+    ringing.suspicion_never_ends,
+    blaming.sleeper_blamed,
+    blaming.epochs_skipped,
 )
+"""Looked for where everything goes wrong."""
+
+_DRIZZLE: tuple[Plant, ...] = (
+    growing.stale_path,
+    keeping.accepted_without_model,
+    keeping.dead_voters_stay,
+    keeping.stop_kept_to_the_tree,
+    patience.deadline_ignored,
+    patience.no_grace,
+    patience.one_wave_only,
+    patience.child_lost_with_its_partial,
+    ringing.leaf_set_never_repaired,
+)
+"""Looked for where nodes die and the network is calm, so that it can be said what ought to have been done."""
 
 
-def _mutant(plant: Plant) -> Mutant:
+def _mutant(plant: Plant, weather: Weather) -> Mutant:
     """Named after its function, told by its docstring."""
-    return Mutant(plant.__name__.replace("_", "-"), (plant.__doc__ or "").strip(), plant)
+    return Mutant(plant.__name__.replace("_", "-"), (plant.__doc__ or "").strip(), plant, weather)
 
 
-ALL: dict[str, Mutant] = {mutant.name: mutant for mutant in map(_mutant, _PLANTS)}
+ALL: dict[str, Mutant] = {
+    mutant.name: mutant
+    for plants, weather in ((_STORM, storm), (_DRIZZLE, drizzle))
+    for mutant in (_mutant(plant, weather) for plant in plants)
+}

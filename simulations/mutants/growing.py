@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from protocol.ids import NodeId
@@ -27,3 +28,13 @@ def no_fan_out_cap() -> AbstractContextManager[None]:
         return True
 
     return patched(Tree, "_has_slot", has_slot)
+
+
+def stale_path() -> AbstractContextManager[None]:
+    """A node keeps the path that it was given when it joined, whatever the beats say."""
+    original = Tree.on_beat
+
+    def on_beat(self: Tree, peer: NodeId, path: Sequence[NodeId], now: int) -> bool:
+        return original(self, peer, self.path if peer == self.parent else path, now)
+
+    return patched(Tree, "on_beat", on_beat)

@@ -14,6 +14,8 @@ from ..run import run
 from ..scenario import Applications, Compute, Faults, Limits, Links, Nodes, Scenario
 
 Plant = Callable[[], AbstractContextManager[None]]
+Weather = Callable[[int], Scenario]
+"""Seed → the network in which a bug is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Mutant:
     """What is wrong, in one sentence."""
     plant: Plant
     """While entered, all cores have the bug."""
+    weather: Weather
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def hunt(mutant: Mutant, seeds: int) -> Hunt:
     """Run seed after seed with the bug planted, until a checker reports something."""
     for seed in range(seeds):
         with mutant.plant():
-            result = run(storm(seed), stop_early=True)
+            result = run(mutant.weather(seed), stop_early=True, strict=True)
         if not result.ok:
             return Hunt(mutant.name, True, seed + 1, result.violations[0].rule)
     return Hunt(mutant.name, False, seeds, "")
@@ -112,3 +115,35 @@ def storm(seed: int) -> Scenario:
         ),
         limits=Limits(liveness_s=900.0, settle_s=45.0),
     )
+
+
+def drizzle(seed: int) -> Scenario:
+    """A small calm network in which nodes die and some are slow: whoever is missing then was left out."""
+    stream = Stream(seed, "drizzle")
+    dies, root = stream.uniform() < 0.7, stream.uniform()
+    return Scenario(
+        name=f"drizzle-{seed}",
+        seed=seed,
+        nodes=Nodes(count=28 + stream.below(21), join_s=4.0),
+        links=Links(span_ms=stream.choice((20.0, 60.0))),
+        compute=Compute(train_s=stream.choice((0.5, 1.5)), sigma=0.4, straggler_share=0.0),
+        applications=Applications(
+            count=2, submit_s=1.0, rounds=25, workers=20, fan_out=2, voters=5, quorum=stream.choice((0.5, 0.8)),
+            model_bytes=stream.choice((64, 100_000)), bundle_bytes=stream.choice((0, 20_000)),
+        ),
+        faults=Faults(
+            start_s=1.0,
+            duration_s=40.0,
+            crash_share=stream.uniform(0.05, 0.25) if dies else 0.0,
+            power_share=stream.uniform(),
+            return_share=stream.choice((0.0, 0.7)),
+            return_s=6.0,
+            crash_root=root < 0.3,
+            power_root=0.3 <= root < 0.5,
+            submitter_gone=stream.uniform() < 0.5,
+            stops=int(stream.uniform() < 0.5),
+            slow_compute=stream.below(3),
+            slow_factor=200.0,
+        ),
+        limits=Limits(liveness_s=600.0, settle_s=45.0),
+    )  # fmt: skip

@@ -1,0 +1,57 @@
+"""Bugs of what is kept: models without holders, guardians that nobody replaces, state and news that get lost."""
+# ruff: noqa: SLF001 - a planted bug has the body of the method that it replaces
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from dht.messages import Record
+from fl.applications import Applications
+from fl.coordinator import Coordinator
+from protocol.ids import NodeId
+from protocol.messages import EMPTY, Contact, Value
+from pubsub.messages import Partial
+from pubsub.proposer import Proposer
+from pubsub.voter import Voter
+
+from .planting import patched
+
+
+def accepted_without_model() -> AbstractContextManager[None]:
+    """A voter accepts a head before the model that it names has arrived."""
+
+    def fetch(self: Voter, values: list[Value], peer: NodeId, then: Any, now: int) -> None:
+        then(now)
+
+    return patched(Voter, "_fetch", fetch)
+
+
+def dead_voters_stay() -> AbstractContextManager[None]:
+    """A root never replaces a voter."""
+
+    def next_voters(self: Proposer, voters: tuple[Contact, ...]) -> tuple[Contact, ...]:
+        return voters
+
+    return patched(Proposer, "next_voters", next_voters)
+
+
+def server_state_lost() -> AbstractContextManager[None]:
+    """The state of the server's optimiser is not committed with the model."""
+    original = Coordinator._propose
+
+    def propose(self: Coordinator, total: Partial, model: Value, state: Value, now: int) -> None:
+        original(self, total, model, EMPTY, now)
+
+    return patched(Coordinator, "_propose", propose)
+
+
+def stop_kept_to_the_tree() -> AbstractContextManager[None]:
+    """Only nodes with a part in an application take notice of its owner's word that it is over."""
+    original = Applications._stop
+
+    def stop(self: Applications, record: Record, now: int) -> None:
+        if record.subject in self.forest.groves:
+            original(self, record, now)
+
+    return patched(Applications, "_stop", stop)
