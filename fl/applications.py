@@ -29,6 +29,7 @@ from pubsub.ports import Genesis, HandedIn, OpenWave
 
 from . import spec as specs
 from .aggregator import Combined, combine
+from .bests import Bests
 from .config import RoundConfig
 from .coordinator import Coordinator
 from .finals import Finals
@@ -125,6 +126,7 @@ class Applications:
         self.apps: dict[AppId, Application] = {}
         self.willingness = Willingness()
         self.finals = Finals(self)
+        self.bests = Bests(out)
         self._stops: dict[tuple[AppId, bytes], bool] = {}
         """(application, signer) of STOP records without a descriptor."""
         self._over: dict[AppId, str] = {}
@@ -304,6 +306,8 @@ class Applications:
             return
         if app.head is None or head.round > app.head.round or head.finished:
             self.out.emit(RoundCommitted(app_id, head, head.contributors, head.metrics))
+        if app.spec.stop is not None:
+            self.bests.note(app.head, head)
         app.head = head
         self.troubles.committed(app_id, head, now)
         if app.worker is not None:
@@ -360,6 +364,7 @@ class Applications:
         """What is left of it is in the hands of the program above; a descriptor may weigh 160 KiB."""
         self.apps.pop(app_id, None)
         self.willingness.forget(app_id)
+        self.bests.forget(app_id)
         self.troubles.forget(app_id)
 
     def voters_changed(self, head: Head, now: int) -> None:
@@ -453,6 +458,7 @@ class Applications:
             if app.worker is not None:
                 app.worker.drop()
             app.worker, app.coordinator = None, None
+            self.bests.forget(app_id)
             self.out.cancel_timer(("fl.next", app_id))
             self.status(app_id, status, detail, now)
         self.forest.conclude(app_id, now)

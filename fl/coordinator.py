@@ -6,7 +6,8 @@ majority of them holds has happened.  A coordinator that is fenced half-way forg
 same head and the workers still have their contributions.
 
 Before the first round a wave asks for a description of the data, again and again until enough workers have answered.
-After the last one a wave evaluates the final model, and its metrics are committed with the finished head.
+After the last one a wave evaluates the final model, and its metrics are committed with the finished head.  When the
+application has a rule to stop by and an earlier model was better, that one is evaluated too, and the run ends with it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Value
 from pubsub.messages import MAX_METRICS, Head, Partial, WaveId
 from pubsub.ports import HandedIn
 
+from . import stopping
 from .aggregator import Combined, combine
 from .messages import Order, Report, Work, decode_report, encode
 from .metrics import means
@@ -35,7 +39,7 @@ class Coordinator:
     """The root's state for one application, from the moment it is root until it is not."""
 
     __slots__ = (
-        "_asked_again", "_head", "_history", "_host", "_opened", "_parts", "_retries", "_wave", "_work",
+        "_asked_again", "_ending", "_head", "_history", "_host", "_opened", "_parts", "_retries", "_wave", "_work",
         "described", "spec",
     )  # fmt: skip
 
@@ -50,6 +54,8 @@ class Coordinator:
         self._retries = 0
         """Times that this round was opened again for want of contributions."""
         self._history: deque[int] = deque(maxlen=host.config.history)
+        self._ending: tuple[int, Value] | None = None
+        """The best model and the round that made it, when it is not the last: the run ends with that."""
         self.described: dict[str, float] = {}
 
     def start(self, now: int) -> None:
@@ -74,7 +80,14 @@ class Coordinator:
         self._host.out.emit(WaveStarted(self.spec.id, self._wave))
         if number == 0:
             self._host.status(self.spec.id, "running", "", now)
-        self._host.open_wave(self.spec.id, self._wave, self._head, order, self._contributors(), self._remaining(), now)
+        self._host.open_wave(
+            self.spec.id, self._wave, self._measured, order, self._contributors(), self._remaining(), now
+        )
+
+    @property
+    def _measured(self) -> Head:
+        """The head whose model the present wave works on: at the end it may be that of an earlier round."""
+        return self._head if self._ending is None else msgspec.structs.replace(self._head, model=self._ending[1])
 
     def _contributors(self) -> tuple[NodeId, ...]:
         return tuple(sorted(member for _, part in self._parts for member in part.contributors))
@@ -145,7 +158,8 @@ class Coordinator:
             self._host.described(self.spec.id, self.described, len(total.contributors), now)
             self.start(now)
         elif self._work is Work.EVALUATE:
-            self._propose(total, self._head.model, self._head.state, now)
+            if not self._ends_with_the_best(total, now):
+                self._propose(total, self._measured.model, self._head.state, now)
         else:
             self._step(total, now)
 
@@ -177,7 +191,7 @@ class Coordinator:
         self._host.out.set_timer(("fl.next", self.spec.id), now + pause)
 
     def _propose(self, total: Partial, model: Value, state: Value, now: int) -> None:
-        report, closing = self._judge(dict(total.metrics))
+        report, closing = self._judge(total)
         metrics = dict(total.metrics)
         if self._wave.round == 1:
             room = MAX_METRICS - len(metrics)
@@ -199,19 +213,36 @@ class Coordinator:
         )
         self._host.propose(head, now)
 
-    def _judge(self, metrics: dict[str, float]) -> tuple[Report, bool]:
+    def _judge(self, total: Partial) -> tuple[Report, bool]:
         """Early stopping looks at the metric of the model that this round started from."""
         report, stop = decode_report(self._head.report), self.spec.stop
         last = self._wave.round >= self.spec.rounds
-        value = means(metrics).get(stop.metric) if stop is not None else None
-        if stop is None or value is None:
-            return Report(report.best, report.best_round, report.stale_rounds, last or report.closing), last
-        gain = 0.0 if report.best is None else (value - report.best) * (1 if stop.maximise else -1)
-        if report.best is None or gain > stop.delta:
-            return Report(value, self._wave.round - 1, 0, last), last
-        stale = report.stale_rounds + 1
-        closing = last or stale >= stop.patience
-        return Report(report.best, report.best_round, stale, closing), closing
+        value = means(total.metrics).get(stop.metric) if stop is not None else None
+        if self._work is Work.EVALUATE:
+            made = self._ending[0] if self._ending is not None else 0
+            return msgspec.structs.replace(report, made=made), True
+        if stop is not None and value is not None:
+            who = stopping.population(total.contributors, self.spec.fraction)
+            report = stopping.judged(report, stop, self._wave.round - 1, value, who)
+        closing = last or (stop is not None and value is not None and report.stale_rounds >= stop.patience)
+        return msgspec.structs.replace(report, closing=closing or report.closing), closing
+
+    def _ends_with_the_best(self, total: Partial, now: int) -> bool:
+        """After the last model was measured: was an earlier one better?  Then that is measured, and the run ends with
+        it.  False also when this node does not have the best one: it never was a member while it was the newest."""
+        stop, report = self.spec.stop, decode_report(self._head.report)
+        best = self._host.bests.get(self.spec.id, report.best_round)
+        if stop is None or report.best is None or best is None or self._ending is not None:
+            return False
+        value = means(total.metrics).get(stop.metric)
+        same = stopping.comparable(report.population, stopping.population(total.contributors, self.spec.fraction))
+        at_all = msgspec.structs.replace(stop, delta=0.0)
+        if value is not None and same and not stopping.better(report.best, value, at_all):
+            return False
+        self._ending = report.best_round, best
+        self._parts = []
+        self._open(self._wave.wave + 1, now, round_=self._wave.round)
+        return True
 
     def committed(self, head: Head, now: int) -> None:
         """The voters hold it: on to the next round."""

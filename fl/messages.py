@@ -41,6 +41,24 @@ class Order(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Hash input by which workers select themselves when ``fraction`` is below 1."""
 
 
+SKETCH = 256
+"""Members that the sketch of a population names (:mod:`fl.stopping`)."""
+Sketch = Annotated[bytes, msgspec.Meta(max_length=8 * SKETCH)]
+
+
+class Track(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """How a metric went, as one population measured it."""
+
+    best: float | None = None
+    best_round: Natural = 0
+    """The round that made the best model."""
+    stale_rounds: Natural = 0
+    """Rounds since the best."""
+    population: Sketch = b""
+    rounds: Natural = 0
+    """Rounds in a row that this population measured."""
+
+
 class Report(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What the coordinator must not forget from round to round; travels inside the head."""
 
@@ -52,6 +70,10 @@ class Report(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Training is over; only the final evaluation is left."""
     made: Natural = 0
     """In the last head: the round that made its model; 0 means the round before."""
+    population: Sketch = b""
+    """Who measured the best."""
+    rival: Track | None = None
+    """Another population, which has measured the last rounds."""
 
 
 _encoder = msgspec.msgpack.Encoder()

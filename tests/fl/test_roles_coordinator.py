@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import pytest
 
 from fl.messages import Report, Work, decode_report, encode
@@ -287,6 +288,41 @@ def test_it_stops_when_the_metric_no_longer_improves() -> None:
     assert reports(stage)[-1].best == 0.7
     assert reports(stage)[-1].best_round == 4
     assert opened(stage)[-1][1] is Work.EVALUATE
+
+
+def test_a_run_that_is_stopped_ends_with_its_best_model() -> None:
+    stage = reigning(rounds=50, stop=Stop("accuracy", patience=2))
+    for number, value in enumerate((0.5, 0.9, 0.8, 0.7), 1):
+        close(stage, measured(value))
+        stage.finish(Merged(Value(1, b"\x01")))
+        stage.finish(Finished(Value(1, bytes([number])), EMPTY))
+        commit(stage)
+    assert [report.best_round for report in reports(stage)][-1] == 2, "round 3 measured what round 2 had made"
+    assert opened(stage)[-1][1] is Work.EVALUATE
+    close(stage, msgspec.structs.replace(measured(0.6), value=EMPTY))
+    wave, order, closed_, _ = stage.forest.opened[-1]
+    assert (wave.wave, order.work, closed_) == (1, Work.EVALUATE, ()), "the best one is measured, by everybody"
+    close(stage, msgspec.structs.replace(measured(0.9), value=EMPTY))
+    head = stage.forest.proposed[-1]
+    assert (head.finished, head.model) == (True, Value(1, b"\x01"))
+    assert decode_report(head.report).made == 2
+
+
+def test_a_last_model_that_is_better_than_all_before_is_what_a_run_ends_with() -> None:
+    stage = reigning(rounds=50, stop=Stop("accuracy", patience=2))
+    for value in (0.5, 0.9, 0.8, 0.7):
+        round_over(stage, measured(value))
+    close(stage, msgspec.structs.replace(measured(0.95), value=EMPTY))
+    head = stage.forest.proposed[-1]
+    assert (head.finished, decode_report(head.report).made) == (True, 0)
+
+
+def test_a_root_that_does_not_have_the_best_model_ends_with_the_last_and_says_so() -> None:
+    stage = reigning(5, report=Report(0.9, 3, 1), rounds=50, stop=Stop("accuracy", patience=2))
+    round_over(stage, measured(0.8))
+    close(stage, msgspec.structs.replace(measured(0.7), value=EMPTY))
+    head = stage.forest.proposed[-1]
+    assert (head.finished, decode_report(head.report).made) == (True, 0)
 
 
 def test_a_loss_is_to_shrink() -> None:
