@@ -189,6 +189,8 @@ class Ring:
         if type(message) is Pong:
             self._sample(peer, view.liveness.pong(peer, message.nonce, now))
         view.liveness.heard(peer, now)
+        if self._lookup.busy:
+            self._lookup.heard(peer, now)
         if view.ghosts and peer in view.ghosts and view.started and type(message) is not Goodbye:
             self._revive(peer, now)
         if handler is None:
@@ -251,6 +253,7 @@ class Ring:
         view = self._view
         view.current = b""
         if isinstance(message, Ping):
+            self._lookup.unreachable(peer, now)
             if view.liveness.refused(peer, now):
                 self._lost(peer, "refused", now)
         elif isinstance(message, LeafProbe):

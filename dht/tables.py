@@ -164,6 +164,14 @@ class LeafSet:
             or (bool(self._left_at) and SPACE - offset <= self._left_at[-1])
         )
 
+    @property
+    def spacing(self) -> int:
+        """Mean distance of neighbours on the ring, over all members; 0 while they may be all nodes that there are."""
+        right_at, left_at = self._right_at, self._left_at
+        if self._whole or len(right_at) < self._width or len(left_at) < self._width:
+            return 0
+        return (right_at[-1] + left_at[-1]) // (len(right_at) + len(left_at))
+
     def closest(self, key: bytes) -> Contact | None:
         """The member closest to ``key``, or None when ``me`` is closer."""
         offset = self._offset(key)

@@ -54,7 +54,7 @@ class View:
         self.table = RoutingTable(me.id)
         self.book = AddressBook(config.book_size)
         self.ghosts = Ghosts(config.ghosts, config.ghost_life)
-        self.liveness = Liveness(me.id, config, out, stream.bits(), digest)
+        self.liveness = Liveness(me.id, config, out, stream.token(), digest)
         self.seeds: tuple[Contact, ...] = ()
         self.current: NodeId = b""
         """Whose message is being handled: it is certainly there."""

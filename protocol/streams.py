@@ -42,6 +42,11 @@ class Stream:
         self._counter += 1
         return _mix((self._key + self._counter * _GOLDEN) & _MASK)
 
+    def token(self) -> int:
+        """63 bits for others to see: unlike :meth:`bits`, they tell nothing of the draws before and after them."""
+        drawn = hashlib.blake2b(self.bits().to_bytes(8, "big"), digest_size=8, person=b"token").digest()
+        return int.from_bytes(drawn, "big") >> 1
+
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Uniform in ``[low, high)``."""
         return low + (high - low) * (self.bits() >> 11) / (1 << 53)
