@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..report import Report, leave, parser
+from . import applications
 from .measured import Measured
 
-GROUPS: dict[str, Callable[[], Measured]] = {}
+GROUPS: dict[str, Callable[[], Measured]] = {
+    "applications": applications.measure,
+}
 """By name, in the order in which they run."""
 
 
