@@ -53,11 +53,13 @@ class Machine:
         self.life = 0
         self.failing = ""
         """What each training ends with instead of a result: a sentence, and lines of a traceback."""
+        self.log: list[tuple[ev.Event, int]] = []
+        """What happened to the core in its present life, and when."""
 
     def boot(self, *seeds: Contact) -> None:
         self.life += 1
         self.me = msgspec.structs.replace(self.me, incarnation=self.life)
-        self.timers, self.links = {}, {}
+        self.timers, self.links, self.log = {}, {}, []
         self.core = NodeCore(
             self.me,
             CONFIG,
@@ -86,6 +88,7 @@ class Machine:
     def feed(self, event: ev.Event) -> None:
         if self.core is None:
             return
+        self.log.append((event, self.fabric.now))
         effects = self.core.handle(event, self.fabric.now)
         self.core.check_invariants()
         for effect in effects:
