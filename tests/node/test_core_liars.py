@@ -43,7 +43,8 @@ def stage() -> tuple[specs.AppSpec, dict[str, Machine]]:
     """An application whose round is under way, and who is what in it."""
     fabric = Fabric(SIZE)
     fabric.start()
-    spec = fabric.submit(rounds=10**5, fan_out=2, min_workers=1, stop=specs.Stop("loss", patience=10**6, maximise=False))
+    stop = specs.Stop("loss", patience=10**6, maximise=False)
+    spec = fabric.submit(rounds=10**5, fan_out=2, min_workers=1, stop=stop)
     machines = fabric.machines
     by_role: dict[str, Machine] = {}
 
