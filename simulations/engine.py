@@ -91,6 +91,8 @@ class Engine:
         self.on_event: list[Hook] = []
         self.taps: dict[type, list[Tap]] = {}
         """Class of a message sent or of a notice emitted, or ``Penalize`` → who wants to see it."""
+        self.unwatched: dict[NodeId, None] = {}
+        """Nodes whose messages nobody is shown: they do not keep to the protocol."""
         self.links = Links(self.schedule, network, self.by_id, self.deliver, check_wire=check_wire)
         self.flows = Flows(self.schedule, network, self.by_id, self.artifacts, self.deliver)
         if network.config.shared:
@@ -241,7 +243,7 @@ class Engine:
         message = effect.message
         self._trace.append(_kind(message))
         taps = self.taps.get(message.__class__)
-        if taps is not None:
+        if taps is not None and host.id not in self.unwatched:
             for tap in taps:
                 tap(self.schedule.now, host, effect)
         self.links.send(host, effect.peer, message)

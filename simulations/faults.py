@@ -113,6 +113,7 @@ def kinds(faults: Faults) -> list[str]:
         "wrong-clock": faults.wrong_clocks > 0 or faults.clocks_beside_id,
         "submitter-gone": faults.submitter_gone,
         "stop": faults.stops > 0,
+        "liar": faults.liars > 0,
     }
     return [kind for kind, asked in wanted.items() if asked]
 

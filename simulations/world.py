@@ -26,6 +26,7 @@ from .disk import Disk, DiskConfig
 from .engine import Engine
 from .faults import MENDS, Fault, FaultPlan
 from .host import Host, State
+from .liars import Liar
 from .network import Barrier, Network, NetworkConfig, Noise, Pairs
 from .scenario import Scenario, ns
 from .signing import KeyedHashSigner, KeyedHashVerifier
@@ -100,6 +101,7 @@ class World:
             self.members.append(host)
             self.engine.schedule.at(ns(nodes.join_s * index / nodes.count), self._enter, host, index)
         self._spoil_clocks()
+        self._corrupt()
         if self.scenario.faults.cut_beside_id:
             for submission in self.submissions:
                 self.cut(self._pair_beside(submission))
@@ -128,6 +130,13 @@ class World:
                 )
         self.faults["wrong-clock"] += len(self._clock_errors)
 
+    def _corrupt(self) -> None:
+        """Some nodes lie.  What they send is no evidence of what the protocol does."""
+        stream, members = Stream(self.seed, "liars"), self.members
+        for host in stream.sample(members, round(self.scenario.faults.liars * len(members))):
+            self.liars[host.id] = self.engine.unwatched[host.id] = None
+        self.faults["liar"] += len(self.liars)
+
     @property
     def wrong_clocks(self) -> list[int]:
         """Hosts whose wall clock is days wrong."""
@@ -143,7 +152,8 @@ class World:
 
     def _core(self, host: Host) -> NodeCore:
         skew = Stream(self.seed, "skew", host.index).below(2 * CLOCK_SKEW_NS) - CLOCK_SKEW_NS
-        return NodeCore(
+        core = Liar if host.id in self.liars else NodeCore
+        return core(
             host.contact,
             self.core_config,
             signer=self._signers[host.index],

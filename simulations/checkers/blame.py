@@ -6,15 +6,20 @@ all; with liars it is asked of the honest nodes alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from protocol.effects import Penalize
-from protocol.ids import AppId, short
+from protocol.ids import AppId, NodeId, short
 from pubsub.messages import Prepare
 
 from ..host import Host
+from ..liars import Liar
 from ..world import World
 from .base import Report, who
+
+MANY_LIES = 20
+"""Who told so many lies must have been found out."""
 
 
 class Blame:
@@ -25,6 +30,8 @@ class Blame:
         self._epochs: dict[AppId, int] = {}
         """The highest epoch for which anybody honest ever stood."""
         self._told: dict[tuple[bytes, int], None] = {}
+        self.punished: Counter[NodeId] = Counter()
+        """Liar → how often honest nodes punished it."""
         world.engine.tap(Penalize, self._penalize)
         world.engine.tap(Prepare, self._prepare)
 
@@ -32,10 +39,21 @@ class Blame:
         """Everything is checked as it happens."""
 
     def finish(self, now: int) -> None:
-        """Everything was checked as it happened."""
+        """Whoever lied all the time was punished for it."""
+        unpunished = [node for node in self._world.liars if not self.punished[node] and self._lied(node)]
+        names = ", ".join(map(short, unpunished[:3]))
+        text = f"{len(unpunished)} of {len(self._world.liars)} liars were never punished: {names}"
+        self._report.require(not unpunished, "liars-punished", now, text)
+
+    def _lied(self, node: NodeId) -> bool:
+        core = self._world.engine.by_id[node].core
+        return isinstance(core, Liar) and sum(core.told.values()) >= MANY_LIES
 
     def _penalize(self, now: int, host: Host, effect: Any) -> None:
-        if host.id in self._world.liars or effect.peer in self._world.liars or (effect.peer, effect.code) in self._told:
+        liars = self._world.liars
+        if effect.peer in liars and host.id not in liars:
+            self.punished[effect.peer] += 1
+        if host.id in liars or effect.peer in liars or (effect.peer, effect.code) in self._told:
             return
         self._told[effect.peer, effect.code] = None
         text = f"{who(host)} blames {short(effect.peer)} for {effect.code.name.lower()}: {effect.detail}"

@@ -1,0 +1,218 @@
+"""Nodes that lie: the real core, and around it somebody who adds messages of his own and forges some of the core's.
+
+A liar knows what its node knows: the applications that reached it, its place in their trees, heads that it heard of,
+the contacts in its tables, its own key.  It has nobody else's key and sees no message that is not for it.  Beside its
+lies it keeps to the protocol, so it is given children, votes and roots like anybody else, and its lies come from where
+they can do harm.
+
+Each lie is a function from the liar to what it sends; a few times a second one of them is drawn and told.  What the
+node itself hands in is forged now and then on its way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from dht.messages import RecordPush, Replicas
+from dht.records import Kind, sign_record
+from fl import spec as specs
+from node.core import NodeCore
+from protocol.effects import Effect, Send
+from protocol.events import Event
+from protocol.ids import AppId, NodeId, app_id
+from protocol.messages import Contact, Message, Value
+from protocol.streams import Stream
+from pubsub.grove import Grove
+from pubsub.messages import (
+    Committed,
+    Head,
+    HeadAnswer,
+    HeadQuery,
+    Partial,
+    Prepare,
+    Stale,
+    TreeAccept,
+    TreeJoin,
+    TreeWant,
+    WaveUp,
+)
+
+from .clock import MILLISECOND, SECOND
+from .signing import KeyedHashSigner
+
+LIE_NS = 300 * MILLISECOND
+"""Between two lies."""
+FORGED = 0.5
+"""Share of its own partials that a liar forges."""
+FLOOD = 40
+"""Messages in one go."""
+EARLY_NS = 3 * SECOND
+"""For so long a new node behaves: it wants to be let in."""
+
+
+class Liar(NodeCore):
+    """A node that cannot be trusted."""
+
+    def __init__(self, *args: Any, signer: KeyedHashSigner, seed: int, wall_offset: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, signer=signer, seed=seed, wall_offset=wall_offset, **kwargs)
+        self._own_key, self._wall = signer, wall_offset
+        self._whim = Stream(seed, "lies")
+        self._next = 0
+        self.told: dict[str, int] = {}
+        """Lie → how often it was told."""
+
+    def handle(self, event: Event, now: int) -> list[Effect]:
+        """What the node does, with its partials forged, and now and then a lie on top."""
+        effects = [self._forge(effect) for effect in super().handle(event, now)]
+        self._next = self._next or now + EARLY_NS
+        if now >= self._next:
+            self._next = now + LIE_NS // 2 + self._whim.below(LIE_NS)
+            effects += self._lie(now)
+        return effects
+
+    # ---- what it says by itself ----
+
+    def _lie(self, now: int) -> list[Effect]:
+        groves = [self.forest.groves[app] for app in sorted(self.forest.groves) if not self.forest.groves[app].finished]
+        if not groves:
+            return []
+        grove, tell = self._whim.choice(groves), self._whim.choice(LIES)
+        said = tell(self, grove, now)
+        if said:
+            self._note(tell.__name__.strip("_"))
+        return [Send(peer, message) for peer, message in said if peer != self.me.id]
+
+    def _note(self, lie: str) -> None:
+        self.told[lie] = self.told.get(lie, 0) + 1
+
+    def victims(self, grove: Grove) -> list[NodeId]:
+        """Whom this node knows to have to do with the application: relatives, voters, root, contributors."""
+        tree, head = grove.tree, grove.base
+        known = [*tree.path, *tree.children, *(voter.id for voter in head.voters), head.root.id, *head.contributors]
+        return [peer for peer in dict.fromkeys(known) if peer != self.me.id and self.contact(peer) is not None]
+
+    def some(self, grove: Grove, count: int = 4) -> list[NodeId]:
+        """A few of the victims."""
+        return self._whim.sample(self.victims(grove), count)
+
+    def forged_head(self, grove: Grove, ahead: int) -> Head:
+        """A head that nobody accepted: a model out of nowhere, by this node, guarded by its friends."""
+        model = Value(8, self._whim.raw(8))
+        round_ = grove.base.round + self._whim.below(3)
+        return msgspec.structs.replace(
+            grove.base, epoch=grove.epoch + ahead, round=round_, root=self.me, model=model, voters=(self.me,)
+        )
+
+    def record(self, kind: Kind, subject: AppId, version: int, body: bytes, now: int) -> RecordPush:
+        """A record under this node's own key."""
+        expires = (now + self._wall) // SECOND + 24 * 3600
+        signed = sign_record(self._own_key, kind=kind, subject=subject, version=version, expires=expires, body=body)
+        return RecordPush((signed,))
+
+    def leap(self) -> int:
+        """By how far an epoch is ahead: a little, or very much."""
+        return self._whim.choice((1, 5, 1000, 1 << 16, 1 << 40))
+
+    def near(self, count: int) -> list[Contact]:
+        """Contacts from the ring's tables."""
+        return self._whim.sample(list(self.ring.view.leaves.snapshot()), count)
+
+    def number(self) -> int:
+        """A guess at somebody's attempt, token or nonce: mostly a small one."""
+        return self._whim.choice((1, 2, 3, self._whim.below(100), self._whim.bits() >> 2))
+
+    # ---- what it makes of its own partials ----
+
+    def _forge(self, effect: Effect) -> Effect:
+        if not isinstance(effect, Send) or not isinstance(effect.message, WaveUp) or effect.message.partial is None:
+            return effect
+        grove = self.forest.groves.get(effect.message.app)
+        if grove is None or self._whim.uniform() >= FORGED:
+            return effect
+        forge = self._whim.choice((_junk, _siblings, _lonely_weight))
+        self._note(forge.__name__.strip("_"))
+        partial = forge(self, effect.message.partial, grove)
+        return Send(effect.peer, msgspec.structs.replace(effect.message, partial=partial))
+
+
+Said = Sequence[tuple[NodeId, Message]]
+
+
+def _stale(liar: Liar, grove: Grove, now: int) -> Said:
+    """There is a newer epoch."""
+    return [(peer, Stale(grove.app, grove.epoch + liar.leap())) for peer in liar.some(grove)]
+
+
+def _unsigned_head(liar: Liar, grove: Grove, now: int) -> Said:
+    """There is a newer head: down the tree, as an answer, in a join."""
+    head = liar.forged_head(grove, liar.leap())
+    join = TreeJoin(grove.app, liar.me, liar.number(), None, head.outline())
+    messages: list[Message] = [Committed(head), HeadAnswer(grove.app, liar.me, head.outline()), join]
+    return [(peer, message) for peer in liar.some(grove) for message in messages]
+
+
+def _voters_record(liar: Liar, grove: Grove, now: int) -> Said:
+    """The same in a record."""
+    head = liar.forged_head(grove, 1).outline()
+    version = head.epoch << 32 | head.round
+    push = liar.record(Kind.VOTERS, grove.app, version, msgspec.msgpack.encode(head), now)
+    return [(peer, push) for peer in liar.some(grove)]
+
+
+def _uninvited(liar: Liar, grove: Grove, now: int) -> Said:
+    """You are my child."""
+    return [(peer, TreeAccept(grove.app, liar.number(), (liar.me.id,))) for peer in liar.some(grove)]
+
+
+def _leap(liar: Liar, grove: Grove, now: int) -> Said:
+    """Vote for me, in an epoch that is far away."""
+    prepare = Prepare(grove.app, grove.epoch + liar.leap(), liar.me)
+    return [(voter.id, prepare) for voter in grove.base.voters]
+
+
+def _made_up(liar: Liar, grove: Grove, now: int) -> Said:
+    """Descriptors by an owner whom nobody knows, and the end of an application in the name of another owner."""
+    app = liar.apps.apps.get(grove.app)
+    if app is None:
+        return []
+    key, salt = liar._own_key.public_key, liar._whim.raw(8)  # noqa: SLF001 - the liar's own
+    spec = msgspec.structs.replace(app.spec, owner=key, salt=salt, name="mine", zone=0)
+    mine = liar.record(Kind.APP, app_id(0, "mine", key, salt), 1, specs.encode(spec), now)
+    stop = liar.record(Kind.STOP, grove.app, 1, b"", now)
+    return [(peer, message) for peer in liar.some(grove) for message in (mine, stop)]
+
+
+def _replicas(liar: Liar, grove: Grove, now: int) -> Said:
+    """Those closest to what you look for are my friends and I."""
+    contacts = (liar.me, *liar.near(2))
+    return [(contact.id, Replicas(liar.number(), contacts)) for contact in liar.near(3)]
+
+
+def _flood(liar: Liar, grove: Grove, now: int) -> Said:
+    """Many questions at once."""
+    message = liar._whim.choice((TreeWant(grove.app), HeadQuery(grove.app)))  # noqa: SLF001 - the liar's own
+    return [(peer, message) for peer in liar.some(grove, 1) for _ in range(FLOOD)]
+
+
+LIES: tuple[Callable[[Liar, Grove, int], Said], ...] = (
+    _stale, _unsigned_head, _voters_record, _uninvited, _leap, _made_up, _replicas, _flood,
+)  # fmt: skip
+
+
+def _junk(liar: Liar, partial: Partial, grove: Grove) -> Partial:
+    """Four bytes instead of a model."""
+    return msgspec.structs.replace(partial, value=Value(4, liar._whim.raw(4)))  # noqa: SLF001 - the liar's own
+
+
+def _siblings(liar: Liar, partial: Partial, grove: Grove) -> Partial:
+    """Others are in it, whose own contributions are then refused."""
+    framed = dict.fromkeys([*partial.contributors, *liar.some(grove)])
+    return msgspec.structs.replace(partial, contributors=tuple(sorted(framed)))
+
+
+def _lonely_weight(liar: Liar, partial: Partial, grove: Grove) -> Partial:
+    """The weight of a metric that is not there."""
+    return msgspec.structs.replace(partial, metrics={"accuracy.n": 1.0})
