@@ -1,28 +1,30 @@
 """Joining a fabric: the issuer's side.  The joiner's, and the reasoning, is in ``enrol``.
 
-This is the one port of a node that speaks to strangers, so everything about it is bounded before anything is believed:
-connections at once (counted at ``accept``, before TLS costs anything), the time of each, the bytes of its question,
-and the failures of one address, after which that address is not answered for a while.  Nothing else of the node
-can be reached from here.
+This port answers strangers, so everything about it is bounded before anything is believed.  A connection waits for its
+turn, which costs a descriptor; addresses take turns, and conversations, each with a TLS handshake, begin at a bounded
+rate.  Places are few per address and in total, and whoever takes long loses its place to whoever comes
+(``links.slots``).  The time for the question and the time for the whole are bounded, and so are the bytes; an address
+that asks wrongly too often is not answered for a while.  To be slow, silent or pushed out is no fault: behind one
+address there may be others.  Nothing else of the node can be reached from here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import logging
 import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
-from protocol.errors import ConfigError, PeerError, StorageError
+from protocol.errors import PeerError, StorageError
 from protocol.ids import NodeId, short
 from protocol.messages import Contact
 
-from ..links.channels import split_address
+from ..links.accepting import Acceptor
+from ..links.slots import Slots, party
 from ..supervisor import Supervisor
 from .credentials import join_server_context, load_leaf
 from .frames import (
@@ -45,9 +47,16 @@ from .membership import Authority, Membership
 
 log = logging.getLogger("mycelia.identity")
 
-MAX_CONNECTIONS = 64
+WAITING, WAITING_EACH = 256, 128
+"""Connections whose turn has not come, in total and per address (per /64 of IPv6)."""
+CONVERSATIONS, CONVERSATIONS_EACH = 32, 8
+"""Those that are being served: some 300 kB each."""
+PACE = 0.01
+"""Seconds between the beginnings of two conversations: a handshake takes a quarter of that."""
+QUESTION_DEADLINE = 4.0
+"""Seconds from a connection's turn to its whole question, handshake included."""
 DEADLINE = 10.0
-"""Seconds for one connection, handshake included."""
+"""Seconds from a connection's turn to its end."""
 MAX_FAILURES = 20
 """Failed attempts of one address (one /64 of IPv6) within ``FAILURE_WINDOW``.  Only failures count, so a site whose
 thousand machines join through one address is not held up."""
@@ -55,11 +64,10 @@ FAILURE_WINDOW = 60.0
 """Seconds."""
 MAX_ADDRESSES = 4096
 
-_BACKLOG = 128
+SETTING = "node.join_listen"
+
 _SHUTDOWN = 1.0
 """Seconds for the closing TLS handshake."""
-_ACCEPT_PAUSE = 0.5
-"""Seconds between tries of accepting while the system has no room for another connection."""
 
 
 class Failures:
@@ -70,7 +78,7 @@ class Failures:
 
     def count(self, host: str, now: float) -> None:
         """Note one failure of ``host`` at ``now`` (seconds of any steady clock)."""
-        key = _network(host)
+        key = party(host)
         start, failures = self._windows.pop(key, (now, 0))
         if now - start >= FAILURE_WINDOW:
             start, failures = now, 0
@@ -80,8 +88,16 @@ class Failures:
 
     def blocks(self, host: str, now: float) -> bool:
         """Whether ``host`` has used up its attempts."""
-        start, failures = self._windows.get(_network(host), (now, 0))
+        start, failures = self._windows.get(party(host), (now, 0))
         return failures >= MAX_FAILURES and now - start < FAILURE_WINDOW
+
+
+class _Caller(NamedTuple):
+    connection: socket.socket
+    host: str
+
+    def over(self, _: object) -> None:
+        self.connection.close()
 
 
 class JoinListener:
@@ -109,15 +125,17 @@ class JoinListener:
         self._context = join_server_context(membership.credentials().leaf)
         self._verifier = Ed25519Verifier()
         self._failures = Failures()
-        self._connections: dict[asyncio.Task[None], None] = {}
-        self._socket: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._acceptor: Acceptor | None = None
+        self._waiting: Slots[str, _Caller] = Slots(WAITING, WAITING_EACH)
+        self._talking: Slots[str, asyncio.Task[None]] = Slots(CONVERSATIONS, CONVERSATIONS_EACH)
+        self._arrived = asyncio.Event()
+        self._turns: asyncio.Task[None] | None = None
 
     def start(self, address: str) -> int:
         """Listen on ``address`` (``HOST:PORT``) and return the port.  Raises ConfigError when that is impossible."""
-        self._socket = _bind(address)
-        self._accepting = self._supervisor.spawn(self._accept(self._socket), "join listener")
-        return int(self._socket.getsockname()[1])
+        self._acceptor = Acceptor(address, SETTING, self._accept)
+        self._turns = self._supervisor.spawn(self._take_turns(), "join listener")
+        return self._acceptor.port
 
     def renewed(self) -> None:
         """Show the membership's new leaf from the next connection on."""
@@ -125,38 +143,47 @@ class JoinListener:
 
     async def close(self) -> None:
         """Stop listening and drop the connections that stand.  Idempotent."""
-        tasks = [*self._connections, *([self._accepting] if self._accepting else [])]
+        if self._acceptor is not None:
+            self._acceptor.close()
+        tasks = [*self._talking, *([self._turns] if self._turns else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = self._accepting = None
+        while (caller := self._waiting.next()) is not None:
+            caller.connection.close()
+        self._acceptor = self._turns = None
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+    def _accept(self, connection: socket.socket, host: str) -> None:
+        if self._failures.blocks(host, time.monotonic()):
+            connection.close()
+            return
+        if (lost := self._waiting.take(party(host), _Caller(connection, host))) is not None:
+            lost.connection.close()
+        self._arrived.set()
+
+    async def _take_turns(self) -> None:
         while True:
-            try:
-                connection, (host, *_) = await loop.sock_accept(listening)
-            except OSError as error:
-                # Gone before it was accepted, or we are out of descriptors or memory: neither ends the service.
-                if error.errno != errno.ECONNABORTED:
-                    log.warning("cannot accept joiners: %s", error.strerror)
-                    await asyncio.sleep(_ACCEPT_PAUSE)
+            await self._arrived.wait()
+            caller = self._waiting.next()
+            if caller is None:
+                self._arrived.clear()
                 continue
-            if len(self._connections) >= MAX_CONNECTIONS or self._failures.blocks(host, time.monotonic()):
-                connection.close()
-                continue
-            task = self._supervisor.spawn(self._serve(connection, host), "joiner")
-            self._connections[task] = None
-            task.add_done_callback(self._connections.pop)
+            task = self._supervisor.spawn(self._serve(*caller), "joiner")
+            task.add_done_callback(self._talking.leave)
+            # Also of one that is cancelled before its first step.
+            task.add_done_callback(caller.over)
+            if (lost := self._talking.take(party(caller.host), task)) is not None:
+                lost.cancel()
+            await asyncio.sleep(PACE)
 
     async def _serve(self, connection: socket.socket, host: str) -> None:
         try:
             async with asyncio.timeout(DEADLINE):
                 answer = await self._converse(connection, host)
-        except (OSError, asyncio.IncompleteReadError, PeerError) as error:
-            log.info("a joiner at %s went away or sent nonsense: %s", host, error)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            log.info("a joiner at %s went away or took too long: %s", host, error)
+        except PeerError as error:
+            log.info("a joiner at %s sent nonsense: %s", host, error)
             self._failures.count(host, time.monotonic())
         else:
             if isinstance(answer, Refused) and answer.reason != Reason.UNAVAILABLE:
@@ -166,16 +193,20 @@ class JoinListener:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=MAX_QUESTION)
         protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol,
-            connection,
-            ssl=self._context,
-            ssl_handshake_timeout=DEADLINE,
-            ssl_shutdown_timeout=_SHUTDOWN,
-        )
+        in_time = asyncio.timeout(QUESTION_DEADLINE)
+        async with in_time:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol,
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=QUESTION_DEADLINE,
+                ssl_shutdown_timeout=_SHUTDOWN,
+            )
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
-            answer = await self._answer(await read_question(reader), host)
+            async with asyncio.timeout_at(in_time.when()):
+                question = await read_question(reader)
+            answer = await self._answer(question, host)
             writer.write(pack(answer))
             await writer.drain()
             writer.close()
@@ -213,29 +244,3 @@ class JoinListener:
         )
         log.info("endorsed node %s", short(node))
         return endorsement
-
-
-def _network(host: str) -> str:
-    """What one party can be assumed to have only one of: an IPv4 address, or a /64 of IPv6."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, 64), strict=False))
-
-
-def _bind(address: str) -> socket.socket:
-    host, port = split_address(address)
-    dual = host == "::"
-    if dual and not socket.has_dualstack_ipv6():
-        host, dual = "0.0.0.0", False  # noqa: S104 - what `[::]` means on a host without IPv6
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} is in use", "set node.join_listen to another port") from None
-        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}", "check node.join_listen") from error
-    listening.setblocking(False)
-    return listening

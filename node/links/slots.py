@@ -34,6 +34,10 @@ class Slots(Generic[P, H]):
     def __iter__(self) -> Iterator[H]:
         return iter(tuple(self._party))
 
+    def parties(self) -> tuple[P, ...]:
+        """Those who have a place, the one whose turn is next in front."""
+        return tuple(self._holders)
+
     def of(self, party: P) -> tuple[H, ...]:
         """The holders of ``party``, the one that came first in front."""
         return tuple(self._holders.get(party, ()))

@@ -27,6 +27,7 @@ from node.supervisor import Supervisor
 from protocol.errors import AuthError, ConfigError, MyceliaError, StorageError, TransportError, UsageError
 from protocol.ids import NodeId
 from protocol.messages import Contact
+from tests.node.fabric import until
 from tests.node.identity.lab import Lab
 
 pytestmark = pytest.mark.net
@@ -312,28 +313,60 @@ def test_an_address_that_keeps_failing_is_not_answered_any_more(monkeypatch: pyt
     run(scenario)
 
 
-def test_connections_are_bounded_before_tls_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "MAX_CONNECTIONS", 2)
-
+def test_seventy_slow_questions_from_one_address_keep_nobody_out() -> None:
     async def scenario(issuer: Issuer) -> None:
-        idle = [await asyncio.open_connection("127.0.0.1", issuer.port) for _ in range(2)]
-        reader, writer = await asyncio.open_connection("127.0.0.1", issuer.port)
-        assert await reader.read() == b""
-        for _, other in [*idle, (reader, writer)]:
-            other.close()
-            await other.wait_closed()
+        slow = []
+        for _ in range(70):
+            reader, writer = await asyncio.open_connection("127.0.0.1", issuer.port)
+            slow.append((reader, writer))
+        # The same address is the hardest case: the joiner is one of the crowd.
+        joined = await join(await issuer.invitation(), Key.generate(), NOW)
+        assert joined.seeds == (SEED,)
+        assert len(issuer.listener._talking) <= listening.CONVERSATIONS_EACH
+        for _, writer in slow:
+            writer.close()
+
+    run(scenario)
+
+
+def test_places_are_few_per_address_and_in_total_and_others_have_theirs() -> None:
+    async def scenario(issuer: Issuer) -> None:
+        async def callers(source: str, count: int) -> list[asyncio.StreamWriter]:
+            opened = [
+                await asyncio.open_connection("127.0.0.1", issuer.port, local_addr=(source, 0)) for _ in range(count)
+            ]
+            return [writer for _, writer in opened]
+
+        crowd = await callers("127.0.0.1", 3 * listening.WAITING_EACH)
+        other = await callers("127.0.0.2", 1)
+        await until(lambda: "127.0.0.2" in issuer.listener._talking.parties())
+        await until(lambda: len(issuer.listener._talking) == listening.CONVERSATIONS_EACH + 1)
+        assert len(issuer.listener._waiting) <= listening.WAITING_EACH
+        for writer in (*crowd, *other):
+            writer.close()
 
     run(scenario)
 
 
 def test_a_stranger_that_says_nothing_is_dropped_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "DEADLINE", 0.05)
+    monkeypatch.setattr(listening, "QUESTION_DEADLINE", 0.05)
 
     async def scenario(issuer: Issuer) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", issuer.port)
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
         writer.close()
+
+    run(scenario)
+
+
+def test_a_question_that_trickles_is_given_up_and_nobody_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "QUESTION_DEADLINE", 0.2)
+    monkeypatch.setattr(listening, "MAX_FAILURES", 1)
+
+    async def scenario(issuer: Issuer) -> None:
+        assert await ask(issuer.port, pack(AskFabric())[:3]) is None
+        assert isinstance(await ask(issuer.port, AskFabric()), ShowFabric)
 
     run(scenario)
 
