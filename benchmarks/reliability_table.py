@@ -44,8 +44,18 @@ def _mutants(found: Result) -> Row:
     caught = sum(hunt["caught"] for hunt in hunts)
     detail = f"the slowest, `{slowest['name']}`, took {slowest['seeds']} seeds"
     if "false_alarms" in found:
-        detail += f"; {len(found['false_alarms'])} false alarms in as many seeds without a bug"
+        detail += f"; {len(found['false_alarms'])} false alarms when those runs are made without a bug"
     return "python -m simulations mutants", what, f"{caught} of {len(hunts)} caught", detail
+
+
+def _handover(found: Result) -> Row:
+    cases = found["cases"]
+    what = f"{cases[0]['seeds']} seeds each of " + ", ".join(case["case"] for case in cases)
+    rounds = f"{sum(case['rounds'] for case in cases)} of {sum(case['wanted'] for case in cases)} rounds"
+    worst = min(cases, key=lambda case: case["share_worst"])
+    share = f"worst round with {worst['share_worst']:.0%} of those who could be in it (`{worst['case']}`)"
+    aims = [met for case in cases for met in case["aims"].values()]
+    return "python -m simulations handover", what, f"{rounds}; {share}", f"{sum(aims)} of {len(aims)} aims met"
 
 
 def _demo(found: Result) -> Row:
@@ -69,7 +79,14 @@ def _churn(found: Result) -> Row:
     return "python -m benchmarks.churn", f"{found['facts']['nodes']} daemons: {what}", lost, detail
 
 
-KINDS = {"scenario": _scenario, "runs": _soak, "mutants": _mutants, "replay_max_abs_diff": _demo, "benchmark": _churn}
+KINDS = {
+    "cases": _handover,
+    "scenario": _scenario,
+    "runs": _soak,
+    "mutants": _mutants,
+    "replay_max_abs_diff": _demo,
+    "benchmark": _churn,
+}
 """Key that only this kind of result has → its row."""
 
 

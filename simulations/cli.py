@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     mutant.add_argument("--seeds", type=int, default=100, help="seeds after which a mutant has survived (default: 100)")
     mutant.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     mutant.add_argument("--only", default="", metavar="NAME", help="one mutant alone")
+    mutant.add_argument("--control", choices=mutants.WEATHERS, help="instead, one run of this weather without a bug")
+    mutant.add_argument("--first", type=int, default=0, help="the seed of that run (default: 0)")
     mutant.set_defaults(call=_mutants)
 
     over = commands.add_parser("handover", help="strike the root, and require that its rounds stay full")
@@ -165,6 +167,8 @@ def _soak_line(outcome: dict[str, Any]) -> str:
 
 
 def _mutants(options: argparse.Namespace) -> int:
+    if options.control:
+        return _controlled(options)
     names = [options.only] if options.only else list(mutants.ALL)
     if options.only and options.only not in mutants.ALL:
         raise UsageError(f"there is no mutant {options.only}", "one of " + ", ".join(mutants.ALL))
@@ -174,7 +178,7 @@ def _mutants(options: argparse.Namespace) -> int:
         _say(options, str(hunt))
     survivors = [hunt.name for hunt in hunts if not hunt.caught]
     _say(options, f"{len(hunts)} mutants, {len(survivors)} survived" + "".join(f" {name}" for name in survivors))
-    false_alarms = [] if options.only else _control(options, max(hunt.seeds for hunt in hunts))
+    false_alarms = [] if options.only else _control(options, hunts)
     content = {"mutants": [hunt.to_dict() for hunt in hunts], "survivors": survivors, "false_alarms": false_alarms}
     _write(options.json, content)
     return VIOLATED if survivors or false_alarms else 0
@@ -196,11 +200,27 @@ def _hunt_elsewhere(name: str, seeds: int) -> mutants.Hunt:
     return mutants.Hunt(**found["mutants"][0])
 
 
-def _control(options: argparse.Namespace, seeds: int) -> list[int]:
-    """Seeds at which the checkers cry wolf: the same weather without a bug must be survived."""
-    wrong = [seed for seed in range(seeds) if not run(mutants.storm(seed), stop_early=True).ok]
-    _say(options, f"control: {seeds} seeds without a bug, {len(wrong)} false alarms" + "".join(f" {s}" for s in wrong))
+def _control(options: argparse.Namespace, hunts: list[mutants.Hunt]) -> list[str]:
+    """Where the checkers cry wolf: the weather that caught a bug has to be survived without it."""
+    tried = sorted({(hunt.weather, hunt.seed) for hunt in hunts if hunt.caught and hunt.weather})
+    clear = each(lambda part: _clear_elsewhere(*part), tried, options.jobs)
+    wrong = [f"{weather} {seed}" for (weather, seed), ok in zip(tried, clear, strict=True) if not ok]
+    text = f"control: the {len(tried)} runs that caught something, without a bug: {len(wrong)} false alarms"
+    _say(options, text + "".join(f", {name}" for name in wrong))
     return wrong
+
+
+def _clear_elsewhere(weather: str, seed: int) -> bool:
+    found, _ = ask("mutants", "--control", weather, "--first", str(seed))
+    return found is not None and bool(found["ok"])
+
+
+def _controlled(options: argparse.Namespace) -> int:
+    """One run without a bug."""
+    result = run(mutants.WEATHERS[options.control](options.first), strict=True)
+    _say(options, _describe(result))
+    _write(options.json, result.to_dict())
+    return 0 if result.ok else VIOLATED
 
 
 # ---- handover -------------------------------------------------------------------------------------------------------

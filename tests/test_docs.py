@@ -193,6 +193,9 @@ RESULTS = [
     {"seeds": 2, "failed": 0, "bound": 1.5, "events": 200, "runs": [RUN, RUN]},
     {"mutants": [{"name": "no-fence", "caught": True, "seeds": 4, "rule": "one-head"}], "survivors": [],
      "false_alarms": []},
+    {"cases": [{"case": "crash", "seeds": 20, "rounds": 219, "wanted": 220, "share_worst": 0.5,
+                "aims": {"all": True, "worst": False}}],
+     "met": False, "runs": []},
     {"nodes": 16, "rounds": 20, "alpha": 0.3, "seed": 0, "killed": [], "rounds_lost": 0, "double_counted": 0,
      "replay_max_abs_diff": 2e-6},
     {"benchmark": "churn", "facts": {"nodes": 16}, "aims": [{"name": "rounds lost", "value": 1, "met": False}]},
@@ -213,6 +216,7 @@ def test_each_kind_of_result_has_its_row(tmp_path: Path, monkeypatch: pytest.Mon
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| `no-fence` | one-head | 4 |" in text
+    assert "219 of 220 rounds" in text
     assert "took 4 seeds; 0 false alarms" in text
     assert "--alpha 0.3 --seed 0 --no-kill` | 16 daemons: nothing |" in text
     assert "0 of 1 aims met; missed: rounds lost" in text

@@ -10,7 +10,7 @@ from __future__ import annotations
 from . import blaming, counting, growing, keeping, patience, ringing, voting
 from .planting import Hunt, Mutant, Plant, Weather, drizzle, hunt, storm
 
-__all__ = ["ALL", "Hunt", "Mutant", "drizzle", "hunt", "storm"]
+__all__ = ["ALL", "WEATHERS", "Hunt", "Mutant", "drizzle", "hunt", "storm"]
 
 _STORM: tuple[Plant, ...] = (
     voting.no_epoch_fence,
@@ -56,9 +56,16 @@ _DRIZZLE: tuple[Plant, ...] = (
 """Looked for where nodes die and the network is calm, so that it can be said what ought to have been done."""
 
 
+_QUICK: dict[str, tuple[int, ...]] = {"no-amnesia": (40,)}
+"""Seeds that have caught a bug which needs many.  When the protocol changes they mean nothing, and cost little."""
+
+WEATHERS: dict[str, Weather] = {"storm": storm, "drizzle": drizzle}
+
+
 def _mutant(plant: Plant, weather: Weather) -> Mutant:
     """Named after its function, told by its docstring."""
-    return Mutant(plant.__name__.replace("_", "-"), (plant.__doc__ or "").strip(), plant, weather)
+    name = plant.__name__.replace("_", "-")
+    return Mutant(name, (plant.__doc__ or "").strip(), plant, weather, _QUICK.get(name, ()))
 
 
 ALL: dict[str, Mutant] = {

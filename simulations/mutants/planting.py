@@ -28,6 +28,8 @@ class Mutant:
     plant: Plant
     """While entered, all cores have the bug."""
     weather: Weather
+    quick: tuple[int, ...] = ()
+    """Seeds that have shown it before: tried first, since a bug may need many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,10 @@ class Hunt:
     """Runs until it was caught, or all that were tried."""
     rule: str
     """The first property that failed."""
+    weather: str = ""
+    """Name of the weather in which it was caught."""
+    seed: int = 0
+    """The seed that caught it: without the bug it has to be survived."""
 
     def __str__(self) -> str:
         if self.caught:
@@ -72,12 +78,14 @@ def together(*patches: AbstractContextManager[None]) -> Iterator[None]:
 
 def hunt(mutant: Mutant, seeds: int) -> Hunt:
     """Run seed after seed with the bug planted, until a checker reports something."""
-    for seed in range(seeds):
+    order = list(dict.fromkeys([*mutant.quick, *range(seeds)]))[:seeds]
+    weather = mutant.weather.__name__
+    for tried, seed in enumerate(order, 1):
         with mutant.plant():
             result = run(mutant.weather(seed), stop_early=True, strict=True)
         if not result.ok:
-            return Hunt(mutant.name, True, seed + 1, result.violations[0].rule)
-    return Hunt(mutant.name, False, seeds, "")
+            return Hunt(mutant.name, True, tried, result.violations[0].rule, weather, seed)
+    return Hunt(mutant.name, False, len(order), "", weather)
 
 
 def storm(seed: int) -> Scenario:
