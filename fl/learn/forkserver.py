@@ -182,7 +182,7 @@ class ForkServer:
                         traceback.print_exc()
                     os._exit(status)
             try:
-                ward = Ward(pid, connection.dup(), ours.dup(), self._scratch / str(pid))
+                ward = Ward(pid, connection, ours, self._scratch / str(pid))
             except OSError:  # nobody would watch over it
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)

@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from . import guard, scratch
@@ -26,12 +26,16 @@ class Ward:
     """Owns all that the fork server holds of one worker: its process, its connection, its directory."""
 
     def __init__(self, pid: int, connection: socket.socket, announcement: socket.socket, directory: Path) -> None:
-        """``connection``: the one to the daemon, of which this is a copy.  ``announcement``: what the worker says when
-        it is about to be locked in."""
+        """Copies both.  ``connection``: the one to the daemon.  ``announcement``: what the worker says when
+        it is about to be locked in.  Raises OSError."""
         self.pid = pid
-        self._process = os.pidfd_open(pid)
-        self._connection = connection
-        self._announcement: socket.socket | None = announcement
+        self._announcement: socket.socket | None
+        with ExitStack() as undo:
+            self._process = os.pidfd_open(pid)
+            undo.callback(os.close, self._process)
+            self._connection = undo.enter_context(connection.dup())
+            self._announcement = undo.enter_context(announcement.dup())
+            undo.pop_all()
         self._listener = -1
         self._directory = directory
         self._bounded = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -56,3 +57,31 @@ def test_a_server_started_by_hand_forks_a_worker_and_cleans_up(tmp_path: Path) -
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("lacks", ["fork", "pidfd_open", "accept"])
+def test_a_machine_that_has_nothing_left_ends_no_fork_server(
+    lacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhausted(*_: object) -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(forkserver, "_EXHAUSTED_S", 0.0)
+    path = tmp_path / "fork.sock"
+    server = forkserver.ForkServer(path, lifeline=False)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection, monkeypatch.context() as patch:
+            connection.connect(str(path))
+            if lacks == "accept":
+                patch.setattr(socket.socket, "_accept", exhausted)
+            else:
+                patch.setattr(os, lacks, exhausted)
+            if lacks == "pidfd_open":  # the child is there already, and must not stay
+                patch.setattr(forkserver.ForkServer, "_become_worker", lambda *_: signal.pause())
+            server._accept()
+            assert "no worker can be made: [Errno 11]" in capsys.readouterr().err
+            if lacks != "accept":
+                assert connection.recv(1) == b""
+    finally:
+        server.close()
+    assert list(tmp_path.iterdir()) == []
