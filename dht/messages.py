@@ -59,6 +59,8 @@ class Ping(Message):
 class Pong(Message):
     nonce: int
     digest: Annotated[bytes, msgspec.Meta(max_length=8)] = b""
+    wall: Natural = 0
+    """Unix seconds by the sender's own clock, uncorrected; 0 when it does not say."""
 
 
 @register(18, 2048)

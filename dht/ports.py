@@ -55,6 +55,10 @@ class Upcalls(Protocol):
         """A record is new, or newer than the one held before."""
         ...
 
+    def clock_changed(self, error: int, now: int) -> None:
+        """This machine's clock is ``error`` seconds ahead of the others' (0: it is right to a few minutes)."""
+        ...
+
     def record_dropped(self, record: Record, now: int) -> None:
         """A record expired, had to make room, or is not wanted any more."""
         ...

@@ -16,8 +16,9 @@ from protocol.ids import NodeId
 
 from .config import SECOND, RingConfig
 from .messages import MAX_RECORD_BODY, Record, RecordDigests, RecordPush
-from .records import RecordTable
+from .records import Kind, RecordTable
 from .view import View
+from .wallclock import WallClock
 
 _BATCH_BYTES = MAX_RECORD_BODY + 32 * 1024
 _BATCH = 256
@@ -47,17 +48,17 @@ class _Partner:
 class Replication:
     """Keeps this node's records equal to those of its peers."""
 
-    __slots__ = ("_partners", "_table", "_view", "_wall_offset")
+    __slots__ = ("_clock", "_partners", "_table", "_view")
 
-    def __init__(self, view: View, table: RecordTable, wall_offset: int) -> None:
+    def __init__(self, view: View, table: RecordTable, clock: WallClock) -> None:
         self._view = view
         self._table = table
-        self._wall_offset = wall_offset
+        self._clock = clock
         self._partners: dict[NodeId, _Partner] = {}
 
     def wall(self, now: int) -> int:
         """Unix seconds."""
-        return (now + self._wall_offset) // 1_000_000_000
+        return self._clock.wall(now)
 
     def publish(self, record: Record, now: int) -> bool:
         """Take and spread a record of this node; False when it is not news here or may not be said."""
@@ -68,10 +69,19 @@ class Replication:
         self._tell_dropped(now)
         return taken
 
+    def show(self, peer: NodeId, subject: bytes) -> None:
+        """Push the descriptor of ``subject``, and who guards its head, to ``peer``, which asked."""
+        held = [self._table.get(kind, subject) for kind in (Kind.APP, Kind.VOTERS)]
+        self._push(peer, [record for record in held if record is not None])
+
     def rejudge(self, now: int) -> None:
         """Whom this node listens to has changed: drop what is not wanted any more, ask again for what now is."""
         self._table.rejudge(self._view.upcalls.authorise)
         self._tell_dropped(now)
+        self.ask_again()
+
+    def ask_again(self) -> None:
+        """What was refused before may be welcome now."""
         for partner in self._partners.values():
             partner.fruitless = 0
 

@@ -48,13 +48,17 @@ from .records import RecordTable
 from .replication import Replication
 from .routing import Router
 from .view import View
+from .wallclock import WallClock
+
+_CLOCKS = 5
+"""Leaves whose clocks are asked for as soon as this node is a member."""
 
 
 class Ring:
     """Ring membership, routing, failure detection and records of one node."""
 
     __slots__ = (
-        "_gateway", "_joiner", "_lookup", "_maintenance", "_prober", "_replication", "_router", "_view", "me",
+        "_clock", "_gateway", "_joiner", "_lookup", "_maintenance", "_prober", "_replication", "_router", "_view", "me",
         "records",
     )  # fmt: skip
 
@@ -77,7 +81,8 @@ class Ring:
         self._lookup = Lookup(self._view, self._router)
         self._joiner = Joiner(self._view, self._prober, self._router, self._became_ready)
         self._maintenance = Maintenance(self._view, self._prober, self._joiner, self._lookup)
-        self._replication = Replication(self._view, self.records, wall_offset)
+        self._clock = WallClock(wall_offset)
+        self._replication = Replication(self._view, self.records, self._clock)
         self._gateway = None if me.dialable else Gateway(self._view, self._became_ready)
 
     # ---- for the layers above ----
@@ -161,6 +166,33 @@ class Ring:
         self._settle(now)
         return published
 
+    def wall(self, now: int) -> int:
+        """Unix seconds, as far as this node can tell: see ``wallclock``."""
+        return self._clock.wall(now)
+
+    @property
+    def clock_error(self) -> int:
+        """Seconds by which this machine's clock is ahead of the others'; 0 while it is right to a few minutes."""
+        return -self._clock.correction
+
+    @property
+    def clock_confirmed(self) -> bool:
+        """Others were heard of the time, and :meth:`wall` agrees with them."""
+        return self._clock.confirmed
+
+    def set_clock(self, offset: int, now: int) -> None:
+        """This machine's clock was set: ``offset`` ns are to be added to ``now`` for its Unix time."""
+        if self._clock.set(offset):
+            self._clock_changed(now)
+
+    def _clock_changed(self, now: int) -> None:
+        self._replication.ask_again()
+        self._view.upcalls.clock_changed(self.clock_error, now)
+
+    def show(self, peer: NodeId, app: bytes) -> None:
+        """Send ``peer`` the descriptor of ``app`` and what else records say of it now."""
+        self._replication.show(peer, app)
+
     def rejudge(self, now: int) -> None:
         """Whom the layers above listen to has changed: held records are judged again."""
         self._replication.rejudge(now)
@@ -187,7 +219,10 @@ class Ring:
         view.current = peer
         handler = self._MESSAGES.get(type(message))
         if type(message) is Pong:
-            self._sample(peer, view.liveness.pong(peer, message.nonce, now))
+            rtt = view.liveness.pong(peer, message.nonce, now)
+            self._sample(peer, rtt)
+            if rtt is not None and self._clock.heard(peer, message.wall, now):
+                self._clock_changed(now)
         view.liveness.heard(peer, now)
         if self._lookup.busy:
             self._lookup.heard(peer, now)
@@ -301,7 +336,7 @@ class Ring:
             self._router.repair_sender(peer, routed.key, now)
 
     def _on_ping(self, peer: NodeId, message: Ping, now: int) -> None:
-        self._view.out.send(peer, Pong(message.nonce, self.records.digest()))
+        self._view.out.send(peer, Pong(message.nonce, self.records.digest(), self._clock.own(now)))
 
     def _on_pong(self, peer: NodeId, message: Pong, now: int) -> None:
         self._replication.compare(peer, message.digest, now)
@@ -368,6 +403,9 @@ class Ring:
             partners = [self._gateway.active]
         for peer in partners[:1]:
             self._replication.exchange(peer, now)
+        for contact in self._view.leaves.snapshot()[:_CLOCKS]:
+            # Their answers tell what time it is.
+            self._view.liveness.question(contact.id, now)
         self._view.upcalls.ring_ready(now)
         for routed in self._router.release(now):
             self._advance(routed.origin.id, routed, now)

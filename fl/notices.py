@@ -131,6 +131,15 @@ class RecordChanged(Notice):
     record: Record
 
 
+class ClockChanged(Notice):
+    """This machine's clock is ``error`` seconds ahead of its neighbours' (behind, when negative); 0: it is right.
+
+    The node goes by theirs.
+    """
+
+    error: int
+
+
 # ---- commands -------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +151,13 @@ class Start(msgspec.Struct, frozen=True, gc=False):
 
 class Leave(msgspec.Struct, frozen=True, gc=False):
     """Say goodbye to everyone who counts on this node."""
+
+
+class SetClock(msgspec.Struct, frozen=True, gc=False):
+    """The machine's wall clock was set."""
+
+    offset: int
+    """ns to add to the driver's ``now`` for Unix time."""
 
 
 class FindVoters(msgspec.Struct, frozen=True, gc=False):

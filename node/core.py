@@ -28,6 +28,7 @@ from fl.applications import Applications, voters_version
 from fl.config import RoundConfig
 from fl.notices import (
     Bind,
+    ClockChanged,
     FindVoters,
     Follow,
     Leave,
@@ -38,6 +39,7 @@ from fl.notices import (
     Refuse,
     ReplicasFound,
     RingReady,
+    SetClock,
     Start,
     Trust,
 )
@@ -103,8 +105,10 @@ class NodeCore:
         durable.  ``owns`` says of a public key whether its holder may have applications in this fabric; without it
         nobody may.  ``authorise`` judges records of kinds that do not belong to applications."""
         self.me, self.config = me, config
-        self._signer, self._wall_offset, self._authorise, self._owns = signer, wall_offset, authorise, owns
+        self._signer, self._authorise, self._owns = signer, authorise, owns
         self._restored = dict(restored or {})
+        self._shelf: dict[str, Record] = {}
+        """Records of an earlier life that do not fit the clock, until it is known to be right."""
         self._out = Outbox(me.id)
         self.apps = Applications(
             me, config.rounds, out=self._out, publish_voters=self._publish_voters, signer=signer, verifier=verifier,
@@ -172,10 +176,18 @@ class NodeCore:
     def _start(self, request: Start, now: int) -> None:
         """Take up what an earlier life knew, then enter the ring."""
         for key, value in sorted(self._restored.items()):
-            if key.startswith("record/") and not self.ring.publish(_records.decode(value), now):
-                self._out.store(key, None)
+            if key.startswith("record/"):
+                self._take_up(key, _records.decode(value), now)
         self._restored.clear()
         self.ring.start(request.seeds, now)
+
+    def _take_up(self, key: str, record: Record, now: int) -> None:
+        """A record that was held before.  One that the clock speaks against waits: the clock may be wrong."""
+        fits = 0 < record.expires - self.ring.wall(now) <= self.config.ring.record_lifetime
+        if not fits and not self.ring.clock_confirmed:
+            self._shelf[key] = record
+        elif not self.ring.publish(record, now) and self.ring.records.get(Kind(record.kind), record.subject) != record:
+            self._out.store(key, None)
 
     def _trust(self, request: Trust, now: int) -> None:
         self.apps.trust(request.owners, request.approved, now)
@@ -234,6 +246,12 @@ class NodeCore:
         self._out.emit(RecordChanged(record))
         self.apps.record_changed(record, now)
 
+    def clock_changed(self, error: int, now: int) -> None:
+        self._out.emit(ClockChanged(error))
+        shelf, self._shelf = self._shelf, {}
+        for key, record in shelf.items():
+            self._take_up(key, record, now)
+
     def record_dropped(self, record: Record, now: int) -> None:
         """What the ring forgets leaves the disk too, and an application in which this node has no part its memory."""
         self._out.store(_disk_key(record), None)
@@ -248,7 +266,7 @@ class NodeCore:
             kind=Kind.VOTERS,
             subject=head.app,
             version=voters_version(head),
-            expires=(now + self._wall_offset) // 1_000_000_000 + VOTERS_TTL,
+            expires=self.ring.wall(now) + VOTERS_TTL,
             body=_encoder.encode(head.outline()),
         )
         self.ring.publish(record, now)
@@ -268,4 +286,5 @@ class NodeCore:
         Recover: lambda core, request, now: core.apps.recover(request.app, request.voters, now),
         Refuse: lambda core, request, now: core.apps.refuse(request.app, request.why, now),
         Trust: _trust,
+        SetClock: lambda core, request, now: core.ring.set_clock(request.offset, now),
     }

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from fl.notices import Leave, Start
+from fl.notices import Leave, SetClock, Start
 from protocol.effects import (
     CancelCompute,
     CancelTimer,
@@ -62,6 +62,9 @@ log = logging.getLogger("mycelia.node")
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _TURN = 256
 """Steps after which the loop gets its turn to read and write."""
+_CLOCK_PERIOD = 10_000_000_000
+_CLOCK_GRAIN = 1_000_000_000
+"""The wall clock is read every ten seconds; a jump of more than one second is told to the core.  In ns."""
 _LATENESS = 512
 """Timers whose lateness is remembered for the metrics."""
 
@@ -144,6 +147,8 @@ class NodeDaemon:
         self._timers = Timers()
         self._alarm: asyncio.TimerHandle | None = None
         self._steps = 0
+        self._clock_read = 0
+        self._wall_offset = 0
         self._lateness: deque[int] = deque(maxlen=_LATENESS)
         self._execute: dict[type[Effect], Callable[[Any], None]] = self._executors()
 
@@ -165,7 +170,9 @@ class NodeDaemon:
             bound = await self.links.listen(self._config.listen, self.transfers.handlers())
             addresses = self._config.advertise if bound else ()
             self.me = Contact(self.me.id, (addresses or advertised(bound))[:8], self.me.incarnation)
-            self._core = self._make_core(self.me, restored, time.time_ns() - now())
+            self._clock_read = now()
+            self._wall_offset = time.time_ns() - self._clock_read
+            self._core = self._make_core(self.me, restored, self._wall_offset)
         except BaseException:
             await self._close()
             raise
@@ -252,10 +259,21 @@ class NodeDaemon:
             self._idle.clear()
             self._loop.call_soon(self._drain)
 
+    def _follow_clock(self) -> None:
+        """The machine's wall clock may be set at any time, by hand or by the network."""
+        if now() - self._clock_read < _CLOCK_PERIOD:
+            return
+        self._clock_read = now()
+        offset = time.time_ns() - self._clock_read
+        if abs(offset - self._wall_offset) > _CLOCK_GRAIN:
+            self._wall_offset = offset
+            self._inbox.append(Command(SetClock(offset)))
+
     def _drain(self) -> None:
         if self._core is None:
             self._rest()
             return
+        self._follow_clock()
         for _ in range(_TURN):
             if self._inbox:
                 self._step(self._inbox.popleft())

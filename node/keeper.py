@@ -16,6 +16,7 @@ from dht.messages import Record
 from dht.records import Kind
 from fl.messages import Ailment
 from fl.notices import (
+    ClockChanged,
     DataDescribed,
     Declined,
     PeerDead,
@@ -114,7 +115,9 @@ class Keeper:
                 self.noted.notify_all()
 
     async def _note(self, notice: Any) -> None:
-        if isinstance(notice, RecordChanged) and notice.record.kind == Kind.REVOCATION:
+        if isinstance(notice, ClockChanged):
+            self._clock(notice.error)
+        elif isinstance(notice, RecordChanged) and notice.record.kind == Kind.REVOCATION:
             self._revocation(notice.record)
         elif isinstance(notice, RecordChanged) and notice.record.kind == Kind.DOCUMENT:
             self._document(notice.record)
@@ -190,6 +193,14 @@ class Keeper:
             return
         log.warning("node %s was revoked", short(record.subject))
         self._daemon.revoke(record.subject)
+
+    def _clock(self, error: int) -> None:
+        if error:
+            side = "ahead of" if error > 0 else "behind"
+            log.warning(
+                "this machine's clock is %d minutes %s those of the other nodes, whose time counts: set it, e.g. "
+                "with NTP", abs(error) // 60, side,
+            )  # fmt: skip
 
     def _document(self, record: Record) -> None:
         """The owner has changed the fabric's document."""

@@ -81,6 +81,7 @@ class Operations:
             links=len(node.daemon.links.peers()),
             applications=sum(app.status not in OVER for app in node.journal.infos()),
             penalties=sum(node.daemon.links.penalties.counts.values()),
+            clock_error_s=node.core.ring.clock_error if node.core is not None else 0,
             sandbox=node.workers.sandbox,
             counters=self._counters(),
         )

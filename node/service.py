@@ -60,6 +60,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     applications: int
     penalties: int
     """Violations by peers, counted since the start."""
+    clock_error_s: int = 0
+    """Seconds by which this machine's clock is ahead of its neighbours'; 0 while it is right to a few minutes."""
     sandbox: str = ""
     """What keeps code of applications in, on this kernel; empty on a node that does not train."""
     counters: dict[str, float] = {}

@@ -253,6 +253,8 @@ class Forest:
         voter = self._voter_of(message.app)
         if voter is not None:
             voter.on_prepare(peer, message, now)
+        else:
+            self.out.send(peer, TreeRefuse(message.app, 0, unknown=True))
 
     def on_accept(self, peer: NodeId, message: Accept, now: int) -> None:
         voter = self._voter_of(message.head.app)
@@ -295,7 +297,8 @@ class Forest:
         if grove is not None:
             grove.on_join(message, now)
         else:
-            self.out.send(message.joiner.id, TreeRefuse(message.app, message.attempt))
+            # To be closest to an id does not mean to have its descriptor: the joiner has it, or it would not join.
+            self.out.send(message.joiner.id, TreeRefuse(message.app, message.attempt, unknown=True))
 
     def on_committed(self, peer: NodeId, message: Committed, now: int) -> None:
         grove = self.groves.get(message.head.app)

@@ -46,7 +46,8 @@ class Grove:
     """This node's part in one application."""
 
     __slots__ = (
-        "_forest", "_last", "app", "epoch", "finished", "genesis", "head", "proposer", "rendezvous", "tree", "waves",
+        "_forest", "_introduced", "_last", "app", "epoch", "finished", "genesis", "head", "proposer", "rendezvous",
+        "tree", "waves",
     )  # fmt: skip
 
     def __init__(self, forest: Forest, genesis: Genesis) -> None:
@@ -72,6 +73,8 @@ class Grove:
         """Newest epoch heard of: what is older is stale."""
         self.finished = False
         self.rendezvous = Rendezvous(self, forest)
+        self._introduced = -forest.config.answer_wait
+        """When somebody was last shown the descriptor, ns."""
         self._last: Committed | None = None
         """Newest commit as it was broadcast, for children that missed it."""
 
@@ -285,7 +288,17 @@ class Grove:
             self.waves.child_lost(peer, now)
 
     def on_refuse(self, peer: NodeId, message: TreeRefuse, now: int) -> None:
+        if message.unknown:
+            self._introduce(peer, now)
         self.tree.on_refuse(peer, message, now)
+
+    def _introduce(self, peer: NodeId, now: int) -> None:
+        """``peer`` would be the rendezvous, or is asked for its vote, and has no descriptor.  It may weigh 160 KiB, so
+        it goes to those whom this node turned to, and now and then."""
+        waits = not self.tree.attached or any(voter.id == peer for voter in self.base.voters)
+        if waits and now >= self._introduced + self._forest.config.answer_wait:
+            self._introduced = now
+            self._forest.ring.show(peer, self.app)
 
     def on_leave(self, peer: NodeId, message: TreeLeave, now: int) -> None:
         if not message.attempt:

@@ -115,6 +115,8 @@ class TreeRefuse(Message):
     app: Id
     attempt: Natural
     candidates: Annotated[tuple[Contact, ...], msgspec.Meta(max_length=3)] = ()
+    unknown: bool = False
+    """I have never heard of this application: whoever has its descriptor is to show it to me and ask again."""
 
 
 @register(51, 128)

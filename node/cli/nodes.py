@@ -23,6 +23,12 @@ STOP_TIMEOUT_S = 30
 # ---- status and peers ------------------------------------------------------------------------------------------------
 
 
+def clock_error(seconds: int) -> str:
+    hours = abs(seconds) / 3600
+    amount = f"{hours / 24:.0f} days" if hours >= 48 else f"{hours * 60:.0f} minutes"
+    return f"{amount} {'ahead of' if seconds > 0 else 'behind'} the other nodes'"
+
+
 def _status(session: Session) -> None:
     status = session.ask(lambda daemon: daemon.status())
     session.out.answer(status, session.out.fields(_fields(status)))
@@ -42,6 +48,8 @@ def _fields(status: NodeStatus) -> Iterator[tuple[str, object]]:
         yield "sandbox", status.sandbox
     yield "process", status.pid
     yield "version", status.version
+    if status.clock_error_s:
+        yield "clock", f"{clock_error(status.clock_error_s)}; set it, for example with NTP"
     if status.penalties:
         yield "violations by peers", status.penalties
 

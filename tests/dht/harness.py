@@ -73,6 +73,7 @@ class Recorder:
         self.replicas: list[tuple[int, tuple[Contact, ...]]] = []
         self.records: list[Record] = []
         self.dropped: list[Record] = []
+        self.clock: list[int] = []
         self.verdict: Callable[[bytes, Message], Verdict | NodeId] = lambda key, message: Verdict.CONTINUE
         self.allowed: Callable[[Record], bool] = lambda record: True
 
@@ -101,6 +102,9 @@ class Recorder:
     def record_changed(self, record: Record, now: int) -> None:
         self.records.append(record)
 
+    def clock_changed(self, error: int, now: int) -> None:
+        self.clock.append(error)
+
     def record_dropped(self, record: Record, now: int) -> None:
         self.dropped.append(record)
 
@@ -108,7 +112,7 @@ class Recorder:
 class Host:
     """One node: ring, outbox, timers, and whether it runs."""
 
-    def __init__(self, me: Contact, config: RingConfig, seed: int) -> None:
+    def __init__(self, me: Contact, config: RingConfig, seed: int, wall_offset: int = 0) -> None:
         self.me = me
         self.out = Outbox()
         self.up = Recorder()
@@ -124,15 +128,17 @@ class Host:
             upcalls=self.up,
             verifier=HashVerifier(),
             stream=Stream(seed, me.id, "ring"),
-            wall_offset=0,
+            wall_offset=wall_offset,
         )
 
 
 class Net:
     """Moves messages and time.  ``silent`` hosts are gone without a closed socket."""
 
-    def __init__(self, seed: int = 1, config: RingConfig | None = None, *, wire: bool = False) -> None:
+    def __init__(self, seed: int = 1, config: RingConfig | None = None, *, wire: bool = False, wall: int = 0) -> None:
+        """``wall``: Unix seconds at the start of the hosts' clocks."""
         self.seed = seed
+        self.wall_offset = wall * SECOND
         self.config = config or RingConfig.lan()
         self.stream = Stream(seed, "net")
         self.now = SECOND
@@ -157,9 +163,14 @@ class Net:
         identifier = ring_id(0, f"{self.seed}/{number}".encode())
         return Contact(identifier, (f"host-{number}:1",) if dialable else (), incarnation)
 
-    def add(self, number: int, seeds: tuple[int, ...] = (), *, incarnation: int = 1, dialable: bool = True) -> Host:
+    def add(
+        self, number: int, seeds: tuple[int, ...] = (), *, incarnation: int = 1, dialable: bool = True,
+        wall_offset: int | None = None,
+    ) -> Host:  # fmt: skip
         me = self.contact(number, incarnation, dialable=dialable)
-        host = self.hosts[me.id] = Host(me, self.config, self.seed)
+        host = self.hosts[me.id] = Host(
+            me, self.config, self.seed, self.wall_offset if wall_offset is None else wall_offset
+        )
         self.silent.pop(me.id, None)
         host.ring.start(tuple(self.contact(seed, 0) for seed in seeds), self.now)
         self._run(host)

@@ -10,13 +10,14 @@ from dht.config import RingConfig
 from dht.messages import Ping, Pong, Record, RecordPush
 from dht.records import Kind, sign_record
 from fl import spec as specs
-from fl.notices import Publish, RecordChanged, Start, Trust
+from fl.notices import Bind, Publish, RecordChanged, Start, Trust
 from node.core import CoreConfig, NodeCore
 from protocol import effects as fx
 from protocol import events as ev
 from protocol.errors import Code
 from protocol.ids import ring_id
 from protocol.messages import Contact, Value
+from pubsub.messages import Prepare, TreeJoin, TreeRefuse
 from simulations.signing import KeyedHashSigner, KeyedHashVerifier
 
 SECOND = 1_000_000_000
@@ -170,3 +171,36 @@ def test_pings_still_carry_one_digest_for_equal_tables() -> None:
     ]
     assert len(answers) == 2
     assert answers[0] == answers[1]
+
+
+def sent(effects: list[fx.Effect], kind: type) -> list[tuple[bytes, object]]:
+    return [(e.peer, e.message) for e in effects if isinstance(e, fx.Send) and isinstance(e.message, kind)]
+
+
+def test_who_is_asked_for_an_application_that_it_does_not_know_is_shown_it_and_then_serves() -> None:
+    node, app = Node(), descriptor(OWNER, 1)
+    join = TreeJoin(app.subject, RELAY, 1)
+    assert sent(node.feed(ev.Received(RELAY.id, join)), TreeRefuse) == [
+        (RELAY.id, TreeRefuse(app.subject, 1, unknown=True))
+    ]
+    prepare = Prepare(app.subject, 1, RELAY)
+    assert sent(node.feed(ev.Received(RELAY.id, prepare)), TreeRefuse) == [
+        (RELAY.id, TreeRefuse(app.subject, 0, unknown=True))
+    ]
+    node.relay([app])
+    answers = sent(node.feed(ev.Received(RELAY.id, join)), TreeRefuse)
+    assert not any(refusal.unknown for _, refusal in answers)  # type: ignore[attr-defined]
+    assert app.subject in node.core.forest.groves
+
+
+def test_a_joiner_shows_the_descriptor_to_whoever_ought_to_know_it_but_not_to_a_flood() -> None:
+    node, app = Node(), descriptor(OWNER, 1)
+    node.feed(ev.Command(Bind(frozenset({"nobody's data"}))))
+    node.feed(ev.Command(Trust(frozenset({OWNER.public_key}))))
+    node.relay([app])
+    refusal = TreeRefuse(app.subject, 1, unknown=True)
+    assert sent(node.feed(ev.Received(RELAY.id, refusal)), RecordPush) == [(RELAY.id, RecordPush((app,)))]
+    for _ in range(100):
+        assert not sent(node.feed(ev.Received(RELAY.id, refusal)), RecordPush)
+    node.now += 60 * SECOND
+    assert sent(node.feed(ev.Received(RELAY.id, refusal)), RecordPush)

@@ -67,6 +67,7 @@ class KnowAll:
         self.ready = True
         self.dead: dict[NodeId, bool] = {}
         self.watched: dict[tuple[NodeId, str], bool] = {}
+        self.shown: list[tuple[NodeId, bytes]] = []
 
     def route(self, key: bytes, message: Message, now: int) -> None:
         self._net.route(self._host, key, message)
@@ -90,6 +91,9 @@ class KnowAll:
 
     def watch(self, peer: NodeId, purpose: str, now: int) -> None:
         self.watched[peer, purpose] = True
+
+    def show(self, peer: NodeId, app: bytes) -> None:
+        self.shown.append((peer, app))
 
     def unwatch(self, peer: NodeId, purpose: str) -> None:
         self.watched.pop((peer, purpose), None)

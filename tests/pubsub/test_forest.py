@@ -131,7 +131,7 @@ def test_joins_pass_by_who_has_no_place_to_give() -> None:
     assert host.forest.intercept(other.me, ALIEN, 0) is Verdict.CONTINUE
     host.forest.deliver(ALIEN, 0)
     host.do(lambda now: host.forest.deliver(join, now))
-    assert [message for _, _, _, message in net.sent] == [TreeRefuse(net.app, 1)]
+    assert [message for _, _, _, message in net.sent] == [TreeRefuse(net.app, 1, unknown=True)]
 
 
 def test_leaving_what_one_never_joined_is_nothing() -> None:

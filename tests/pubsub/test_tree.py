@@ -218,7 +218,7 @@ def test_a_join_for_an_application_that_nobody_knows_is_refused() -> None:
     root, other = net.root, next(host for host in net.by_rank() if not host.is_root)
     net.sent.clear()
     root.hear(other.id, TreeJoin(b"?" * 16, other.me, 1))
-    assert [message for _, _, _, message in net.sent] == [TreeRefuse(b"?" * 16, 1)]
+    assert [message for _, _, _, message in net.sent] == [TreeRefuse(b"?" * 16, 1, unknown=True)]
     assert b"?" * 16 not in root.forest.groves
 
 
