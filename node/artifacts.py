@@ -8,9 +8,10 @@ than most rounds need: only what a durable key names must survive. After a start
 again; the next transfer of it resumes at its length, and when all bytes turn out to be there and right, nothing is
 transferred.
 
-*Room.* Content is bounded by a quota. To make room the least recently used artifact goes that is neither pinned nor
-in use; when that is not enough the newcomer is refused in one sentence, and what is pinned stays. Pins live in
-memory: the core pins again, at its first step after a restart, what its restored state names.
+*Room.* Content is bounded by a quota, which is charged for bytes as they arrive: what is only announced displaces
+nothing. To make room the least recently used artifact goes that is neither pinned nor in use; when that is not enough
+the newcomer is refused in one sentence, at once if it could never fit, and what is pinned stays. Pins live in memory:
+the core pins again, at its first step after a restart, what its restored state names.
 
 File work happens in two threads, never on the loop.
 """
@@ -33,6 +34,8 @@ from protocol.ids import BLOB_BYTES, BlobId, blob_id
 from .blobs import PARTIAL, WRONG, Blob, Reader, Writer
 from .statedir import sync_directory, writing
 
+MAX_ARTIFACTS = 16_384
+"""Artifacts, however small."""
 _SEALED = 0o400
 
 
@@ -158,14 +161,15 @@ class ArtifactStore:
         if held is not None and (held.complete or held.writer):
             raise UsageError(f"artifact {blob.hex()[:16]} is already here or on its way")
         if held is not None and held.size != size:
-            self._resize(held, size)
-            held = self._blobs.get(blob)
+            held = self._resize(held, size)
         if held is None:
-            self._make_room(size)
-            held = self._blobs[blob] = Blob(blob, size, self.directory, self._io)
-            self._used += size
+            held = Blob(blob, size, self.directory, self._io)
+        self._check_room(held)
+        self._blobs[blob] = held
         self._touch(held)
-        writer = Writer(held, self._wrong)
+        if len(self._blobs) > MAX_ARTIFACTS and (idle := self._idle()):
+            self._evict(idle[0])
+        writer = Writer(held, charge=self._charge, on_wrong=self._wrong, on_nothing=self._nothing)
         try:
             await writer.resume()
         except BaseException:
@@ -236,41 +240,71 @@ class ArtifactStore:
     def _wrong(self, held: Blob) -> None:
         self._remove(held, WRONG)
 
+    def _nothing(self, held: Blob) -> None:
+        if self._blobs.get(held.id) is held:
+            self._remove(held, "nothing of it came")
+
+    def _evict(self, held: Blob) -> None:
+        self.evicted += 1
+        self._remove(held, "it made room for newer artifacts")
+
     def _remove(self, held: Blob, why: str) -> None:
         del self._blobs[held.id]
-        self._used -= held.size
+        self._used -= held.charged
         with writing(held.path):
             (held.path if held.complete else held.partial_path).unlink(missing_ok=True)
         held.drop(why)
 
-    def _resize(self, held: Blob, size: int) -> None:
+    def _resize(self, held: Blob, size: int) -> Blob | None:
         """Of a partial found at the start only the length is known, and it may go on; otherwise someone lied."""
         if held.received or held.size > size:
             self._remove(held, "its size was wrong")
-            return
-        self._make_room(size - held.size)
-        self._used += size - held.size
-        self._blobs[held.id] = Blob(held.id, size, self.directory, self._io)
+            return None
+        longer = Blob(held.id, size, self.directory, self._io)
+        longer.charged = held.charged
+        return longer
+
+    def _charge(self, held: Blob, end: int) -> None:
+        """The first ``end`` bytes of ``held`` are about to be on disk.  Raises StorageError."""
+        need = end - held.charged
+        if need > 0:
+            self._make_room(need)
+            held.charged += need
+            self._used += need
+
+    def _check_room(self, held: Blob) -> None:
+        """Refuse at once what could not fit if everything went that may go.  Raises StorageError."""
+        need = held.size - held.charged
+        idle = sum(other.charged for other in self._idle() if other is not held)
+        if self._used + need - idle > self._config.quota:
+            raise StorageError(
+                f"no room for an artifact of {held.size} bytes: the quota is {self._config.quota}",
+                "raise [storage] quota_gib, or unpin models that are no longer needed",
+            )
+        self._check_disk(need - idle)
+
+    def _check_disk(self, need: int) -> None:
+        free = shutil.disk_usage(self.directory).free
+        if free < need + self._config.reserve:
+            raise StorageError(f"no room for another {need} bytes: the disk has {free} bytes left", "free some space")
+
+    def _idle(self) -> list[Blob]:
+        return [held for held in self._blobs.values() if not held.users and held.id not in self._pins]
 
     def _make_room(self, need: int) -> None:
         over = self._used + need - self._config.quota
-        idle = [held for held in self._blobs.values() if not held.users and held.id not in self._pins]
-        if over > sum(held.size for held in idle):
-            raise StorageError(
-                f"no room for an artifact of {need} bytes: the quota is {self._config.quota}",
-                "raise [storage] quota_gib, or unpin models that are no longer needed",
-            )
-        for held in idle:
-            if over <= 0:
-                break
-            over -= held.size
-            self.evicted += 1
-            self._remove(held, "it made room for newer artifacts")
-        free = shutil.disk_usage(self.directory).free
-        if free < need + self._config.reserve:
-            raise StorageError(
-                f"no room for an artifact of {need} bytes: the disk has {free} bytes left", "free some space"
-            )
+        if over > 0:
+            for held in self._idle():
+                over -= held.charged
+                self._evict(held)
+                if over <= 0:
+                    break
+            else:
+                raise StorageError(
+                    f"no room for another {need} bytes: the quota is {self._config.quota}",
+                    "raise [storage] quota_gib, or unpin models that are no longer needed",
+                )
+        self._check_disk(need)
 
     def _adopt(self, path: Path, stat: os.stat_result) -> None:
         try:
@@ -286,7 +320,8 @@ class ArtifactStore:
         elif not path.suffix:
             path.rename(held.partial_path)
         if blob not in self._blobs or held.complete:
-            self._used += held.size - (self._blobs[blob].size if blob in self._blobs else 0)
+            held.charged = held.size
+            self._used += held.size - (self._blobs[blob].charged if blob in self._blobs else 0)
             self._blobs[blob] = held
 
     @staticmethod

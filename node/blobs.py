@@ -55,8 +55,8 @@ class Blob:
     """State of one artifact.  Belongs to the store; all but the functions for threads is called on the loop."""
 
     __slots__ = (
-        "_fd", "_recent", "_waiting", "chunk", "complete", "gone", "hasher", "id", "io", "path", "received", "sealed",
-        "size", "users", "writer", "written",
+        "_fd", "_recent", "_waiting", "charged", "chunk", "complete", "gone", "hasher", "id", "io", "path", "received",
+        "sealed", "size", "users", "writer", "written",
     )  # fmt: skip
 
     def __init__(self, blob: BlobId, size: int, directory: Path, io: Executor) -> None:
@@ -76,6 +76,8 @@ class Blob:
         self.hasher = hashlib.sha256()
         self.received = 0
         self.written = 0
+        self.charged = 0
+        """Bytes that count against the store's quota: those that are on disk, or about to be."""
         self._fd = -1
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=_RECENT)
         self._waiting: list[asyncio.Future[None]] = []
@@ -179,10 +181,21 @@ class Blob:
 class Writer:
     """Appends to one blob.  At most one exists per blob; ``close`` it whatever happens, what was written stays."""
 
-    def __init__(self, blob: Blob, on_wrong: Callable[[Blob], None]) -> None:
-        """``on_wrong`` takes a blob that turned out to be something else, and deletes it."""
+    def __init__(
+        self,
+        blob: Blob,
+        *,
+        charge: Callable[[Blob, int], None],
+        on_wrong: Callable[[Blob], None],
+        on_nothing: Callable[[Blob], None],
+    ) -> None:
+        """``charge`` makes room for the blob's first so many bytes, or raises StorageError.  The others delete a blob:
+        one that turned out to be something else, and one of which nothing came.
+        """
         self._blob = blob
+        self._charge = charge
         self._on_wrong = on_wrong
+        self._on_nothing = on_nothing
         self.closing = False
         """Closed, but a thread is still writing the last chunk."""
         self._fd = blob.acquire()
@@ -216,6 +229,7 @@ class Writer:
         if len(chunk) > min(MAX_CHUNK, blob.size - blob.received):
             raise LimitError(f"more than the {blob.size} bytes of the artifact")
         await self.settle()
+        self._charge(blob, blob.received + len(chunk))
         offset = blob.received
         self._pending = asyncio.get_running_loop().run_in_executor(blob.io, blob.append, self._fd, offset, chunk)
         blob.remember(offset, chunk)
@@ -258,6 +272,7 @@ class Writer:
         """All of it at once, by someone who has just computed its name from it.  Raises StorageError."""
         blob = self._blob
         assert len(content) == blob.size
+        self._charge(blob, blob.size)
         loop = asyncio.get_running_loop()
         self._pending = loop.run_in_executor(blob.io, blob.overwrite, self._fd, 0, content)
         blob.received = blob.size
@@ -287,9 +302,12 @@ class Writer:
         self._release()
 
     def _release(self) -> None:
-        self._blob.writer = None
-        self._blob.release()
-        self._blob.wake()
+        blob = self._blob
+        blob.writer = None
+        blob.release()
+        blob.wake()
+        if not blob.charged and not blob.gone:
+            self._on_nothing(blob)
 
 
 class Reader:

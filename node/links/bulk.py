@@ -34,6 +34,9 @@ STALL = 120.0
 """Seconds that one chunk may take, on its way in or out, before a stream is given up: 1 MiB at 70 kbit/s.  The machines
 above have usually chosen another source long before; this bounds what is held for a peer that nobody watches."""
 
+HEADER = 5.0
+"""Seconds for the header of a ``Push``, which its sender has at hand."""
+
 
 class Want(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Which bytes a stream carries: ``blob`` of ``size`` bytes, from ``offset`` on."""
@@ -63,26 +66,32 @@ def decode(frame: Any) -> Want:
 # ---- moving bytes, the same for Fetch and Push, for client and server ------------------------------------------------
 
 
-async def patiently(step: Awaitable[T]) -> T:
-    """``await step``, but not for ever.  Raises TransportError when that fails or takes longer than ``STALL``."""
+async def patiently(step: Awaitable[T], limit: float = STALL) -> T:
+    """``await step``, but not for ever.  Raises TransportError when that fails or takes ``limit`` seconds."""
+    patience = asyncio.timeout(limit)
     try:
-        with errors():
-            async with asyncio.timeout(STALL):
+        async with patience:
+            with errors():
                 return await step
     except TimeoutError:
-        raise TransportError(f"nothing moved for {STALL:g} s") from None
+        if not patience.expired():
+            raise
+        raise TransportError(f"nothing moved for {limit:g} s") from None
 
 
-async def receive(read: Callable[[], Awaitable[Any]], writer: Writer) -> None:
-    """Drain a stream into ``writer``.  Returns at its end, which may come early.
+async def receive(read: Callable[[], Awaitable[Any]], writer: Writer, moved: Callable[[], None]) -> None:
+    """Drain a stream into ``writer``, telling ``moved`` of each chunk.  Returns at its end, which may come early.
 
     Raises TransportError when it breaks or stalls, LimitError when it holds more than was wanted, StorageError.
     """
     while (chunk := await patiently(read())) is not grpc.aio.EOF:
+        moved()
         await writer.write(chunk)
 
 
-async def send(reader: Reader, write: Callable[[bytes], Awaitable[Any]], proceed: Callable[[], bool]) -> None:
+async def send(
+    reader: Reader, write: Callable[[bytes], Awaitable[Any]], proceed: Callable[[], bool], moved: Callable[[], None]
+) -> None:
     """Stream what ``reader`` has, and what it is yet to get, as long as ``proceed`` says so.
 
     Raises TransportError when the artifact is given up, when it stalls, or when ``proceed`` says no.
@@ -90,14 +99,16 @@ async def send(reader: Reader, write: Callable[[bytes], Awaitable[Any]], proceed
     while chunk := await patiently(reader.read()):
         if not proceed():
             raise TransportError("refused")
+        moved()
         await patiently(write(chunk))
+        moved()
 
 
-async def fetch(channel: Any, want: Want, writer: Writer) -> None:
+async def fetch(channel: Any, want: Want, writer: Writer, moved: Callable[[], None]) -> None:
     """Pull ``want`` over ``channel`` into ``writer``.  Raises TransportError, LimitError, StorageError."""
     call = channel.unary_stream(FETCH)(encode(want))
     try:
-        await receive(call.read, writer)
+        await receive(call.read, writer, moved)
     finally:
         call.cancel()
 

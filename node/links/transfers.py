@@ -5,7 +5,8 @@ on the control link asks the holder to dial and ``Push``. Either way the bytes g
 where our own children already read them (cut-through), and what has arrived stays when the source fails: the next
 transfer, from whomever, resumes there.
 
-Both directions are bounded: beyond the bound transfers wait their turn.
+Both directions are bounded, in total and per peer (``turns``): beyond the bound transfers wait their turn, and one that
+stands still while others wait is ended.  So are the calls that one peer has open here, of whatever kind.
 
 *Blame.*  A digest that is wrong at the end is held against the source only if every byte came from it in this transfer;
 an honest node never delivers the last chunk of a lie (``node.blobs``).
@@ -14,6 +15,7 @@ an honest node never delivers the last chunk of a lie (``node.blobs``).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -33,18 +35,22 @@ from .bulk import Connections, Want
 from .channels import UnreachableError
 from .frames import DriverMessage, PushPlease, PushRefused
 from .manager import LinkManager
+from .turns import Turn, Turns, TurnsConfig
+
+_WISHES = TurnsConfig(total=4, each=4, waiting=4096, waiting_each=4096)
+_SERVED = TurnsConfig(total=8, each=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferConfig:
     """How much moves at once."""
 
-    incoming: int = 4
-    """Artifacts received at once; more wait."""
-    outgoing: int = 8
+    incoming: TurnsConfig = _WISHES
+    """Artifacts received at once.  Those that wait are this node's own wishes, which are bounded where they arise."""
+    outgoing: TurnsConfig = _SERVED
     """Streams served at once: the fan-out of a tree, twice."""
-    outgoing_waiting: int = 64
-    """Streams that may wait to be served; more are refused."""
+    calls_each: int = 16
+    """Calls that one peer may have open, those that wait included."""
     connection_idle: float = bulk.IDLE
     """Seconds after which an unused bulk connection is closed."""
 
@@ -99,9 +105,9 @@ class Transfers:
         self._supervisor = supervisor
         self._post = post
         self._connections = Connections(links.open_channel, supervisor, config.connection_idle)
-        self._incoming = asyncio.Semaphore(config.incoming)
-        self._outgoing = asyncio.Semaphore(config.outgoing)
-        self._waiting = 0
+        self._incoming = Turns(config.incoming)
+        self._outgoing = Turns(config.outgoing)
+        self._calls: Counter[NodeId] = Counter()
         self._running: dict[BlobId, _Transfer] = {}
         self._offers: dict[tuple[NodeId, BlobId], _Offer] = {}
         links.on_driver = self._on_driver
@@ -167,8 +173,8 @@ class Transfers:
         try:
             if before is not None:
                 await asyncio.wait([before])
-            async with self._incoming:
-                await self._receive(transfer)
+            async with self._incoming.turn(transfer.peer) as turn:
+                await self._receive(transfer, turn)
             failure = ""
         except (TransportError, StorageError, UsageError, DigestError, LimitError) as error:
             failure = str(error)
@@ -198,7 +204,7 @@ class Transfers:
             else:
                 waiter.set_result(None)
 
-    async def _receive(self, transfer: _Transfer) -> None:
+    async def _receive(self, transfer: _Transfer, turn: Turn) -> None:
         peer, blob, size = transfer.peer, transfer.blob, transfer.size
         if self._artifacts.has(blob):
             return
@@ -207,7 +213,7 @@ class Transfers:
         transfer.begun.set()
         try:
             if begun < size:
-                await self._bring(peer, Want(blob, size, begun), writer)
+                await self._bring(peer, Want(blob, size, begun), writer, turn)
             if writer.progress < size:
                 raise TransportError("the stream ended early")
             await writer.finish()
@@ -225,47 +231,52 @@ class Transfers:
             self.counters["bytes_in"] += writer.progress - begun
             writer.close()
 
-    async def _bring(self, peer: NodeId, want: Want, writer: Writer) -> None:
+    async def _bring(self, peer: NodeId, want: Want, writer: Writer, turn: Turn) -> None:
         try:
             async with self._connections.use(peer) as channel:
-                await bulk.fetch(channel, want, writer)
+                await bulk.fetch(channel, want, writer, turn.moved)
         except UnreachableError:
             if not self._links.linked(peer):
                 raise
-            await self._ask_for_push(peer, want, writer)
+            await self._ask_for_push(peer, want, writer, turn)
 
-    async def _ask_for_push(self, peer: NodeId, want: Want, writer: Writer) -> None:
+    async def _ask_for_push(self, peer: NodeId, want: Want, writer: Writer, turn: Turn) -> None:
         offer = self._offers[peer, want.blob] = _Offer(want)
         try:
             self._links.send(peer, PushPlease(want.blob, want.size, want.offset))
             call = await bulk.patiently(offer.call)
-            await bulk.receive(call.read, writer)
+            await bulk.receive(call.read, writer, turn.moved)
         finally:
             del self._offers[peer, want.blob]
             offer.over.set()
 
     async def _serve_push(self, _requests: Any, context: Any) -> bytes:
         peer = await self._links.admit(context)
-        want = await self._header(peer, context)
-        offer = self._offers.get((peer, want.blob))
-        if offer is None or offer.want != want or offer.call.done():
-            self._links.penalise(peer, Code.UNEXPECTED)
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not asked for")
-            raise AssertionError("abort raises")
-        offer.call.set_result(context)
-        await offer.over.wait()
+        async with self._call(peer, context):
+            want = await self._header(peer, context)
+            offer = self._offers.get((peer, want.blob))
+            if offer is None or offer.want != want or offer.call.done():
+                self._links.penalise(peer, Code.UNEXPECTED)
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not asked for")
+                raise AssertionError("abort raises")
+            offer.call.set_result(context)
+            await offer.over.wait()
         return b""
 
     # ---- having -----------------------------------------------------------------------------------------------------
 
     async def _serve_fetch(self, request: bytes, context: Any) -> None:
         peer = await self._links.admit(context)
+        async with self._call(peer, context):
+            await self._answer(peer, request, context)
+
+    async def _answer(self, peer: NodeId, request: bytes, context: Any) -> None:
         try:
             want = bulk.decode(request)
             await self._begun(want.blob)
-            async with self._turn():
+            async with self._outgoing.turn(peer) as turn:
                 with self._reading(want) as reader:
-                    await self._send(peer, reader, context.write)
+                    await self._send(turn, reader, context.write)
         except CodecError as error:
             self._links.penalise(peer, error.code)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -280,18 +291,18 @@ class Transfers:
         started = False
         try:
             await self._begun(want.blob)
-            async with self._turn():
+            async with self._outgoing.turn(peer) as turn:
                 with self._reading(want) as reader:
                     async with self._connections.use(peer) as channel, bulk.push(channel, want) as write:
                         started = True
-                        await self._send(peer, reader, write)
+                        await self._send(turn, reader, write)
         except (TransportError, UsageError, StorageError) as error:
             # Once the stream stands its end says it all, and a word on the other link could come too late.
             if not started:
                 self._links.send(peer, PushRefused(want.blob, str(error)[:128]))
 
-    async def _send(self, peer: NodeId, reader: Reader, write: Callable[[bytes], Awaitable[Any]]) -> None:
-        await bulk.send(reader, write, lambda: not self._links.refusal(peer))
+    async def _send(self, turn: Turn, reader: Reader, write: Callable[[bytes], Awaitable[Any]]) -> None:
+        await bulk.send(reader, write, lambda: not self._links.refusal(turn.peer), turn.moved)
         self.counters["served"] += 1
 
     async def _begun(self, blob: BlobId) -> None:
@@ -312,26 +323,27 @@ class Transfers:
             reader.close()
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Wait for one of the outgoing streams.  Raises TransportError when too many wait already."""
-        if self._waiting >= self._config.outgoing_waiting:
+    async def _call(self, peer: NodeId, context: Any) -> AsyncIterator[None]:
+        """Counts an incoming call of ``peer`` while it is open; one too many is refused before it costs anything."""
+        if self._calls[peer] >= self._config.calls_each:
             self.counters["refused"] += 1
-            raise TransportError("busy")
-        self._waiting += 1
-        try:
-            await self._outgoing.acquire()
-        finally:
-            self._waiting -= 1
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once")
+        self._calls[peer] += 1
         try:
             yield
         finally:
-            self._outgoing.release()
+            self._hang_up(peer)
+
+    def _hang_up(self, peer: NodeId) -> None:
+        self._calls[peer] -= 1
+        if not self._calls[peer]:
+            del self._calls[peer]
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     async def _header(self, peer: NodeId, context: Any) -> Want:
         try:
-            return bulk.decode(await bulk.patiently(context.read()))
+            return bulk.decode(await bulk.patiently(context.read(), bulk.HEADER))
         except CodecError as error:
             self._links.penalise(peer, error.code)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -341,7 +353,13 @@ class Transfers:
 
     def _on_driver(self, peer: NodeId, message: DriverMessage) -> None:
         if isinstance(message, PushPlease) and message.size:
-            self._supervisor.spawn(self._push(peer, Want(message.blob, message.size, message.offset)), "push")
+            want = Want(message.blob, message.size, message.offset)
+            if self._calls[peer] >= self._config.calls_each:
+                self.counters["refused"] += 1
+                self._links.send(peer, PushRefused(want.blob, "too many calls at once"))
+                return
+            self._calls[peer] += 1
+            self._supervisor.spawn(self._push(peer, want), "push").add_done_callback(lambda _: self._hang_up(peer))
         elif isinstance(message, PushRefused) and (offer := self._offers.get((peer, message.blob))):
             offer.fail(message.why)
 

@@ -224,6 +224,48 @@ def test_the_least_recently_used_makes_room_but_never_what_is_pinned_or_in_use(t
     run(scenario)
 
 
+def test_what_is_announced_displaces_nothing_until_it_comes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with store(tmp_path, quota=20 * MIN_CHUNK) as artifacts:
+            held = [await artifacts.put(content_of(MIN_CHUNK, seed)) for seed in range(19)]
+            announced = content_of(18 * MIN_CHUNK, 99)
+            writer = await artifacts.receive(blob_id(announced), len(announced))
+            assert all(artifacts.has(blob) for blob in held)
+            assert artifacts.metrics()["artifact_bytes"] == 19 * MIN_CHUNK
+            for offset in range(0, 3 * MIN_CHUNK, MIN_CHUNK):
+                await writer.write(announced[offset : offset + MIN_CHUNK])
+            assert sum(artifacts.has(blob) for blob in held) == 17
+            writer.close()
+            await writer.settle()
+            with pytest.raises(StorageError, match="quota"):
+                await artifacts.receive(b"x" * 32, 21 * MIN_CHUNK)
+            assert artifacts.evicted == 2
+
+    run(scenario)
+
+
+def test_of_what_never_came_nothing_is_left(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with store(tmp_path, quota=4 * MIN_CHUNK) as artifacts:
+            for number in range(10):
+                (await artifacts.receive(bytes([number]) * 32, 4 * MIN_CHUNK)).close()
+            assert artifacts.metrics()["artifacts_partial"] == 0
+
+    run(scenario)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_artifacts_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.artifacts.MAX_ARTIFACTS", 4)
+
+    async def scenario() -> None:
+        async with store(tmp_path) as artifacts:
+            blobs = [await artifacts.put(bytes([number])) for number in range(6)]
+            assert [artifacts.has(blob) for blob in blobs] == [False] * 2 + [True] * 4
+
+    run(scenario)
+
+
 def test_a_disk_that_fills_up_is_refused_before_it_is_full(tmp_path: Path) -> None:
     async def scenario() -> None:
         artifacts = ArtifactStore(tmp_path, ArtifactConfig(reserve=1 << 60))

@@ -16,6 +16,7 @@ from node.artifacts import ArtifactStore
 from node.blobs import MIN_CHUNK, chunk_size
 from node.links import bulk, channels
 from node.links.bulk import Want
+from node.links.frames import PushPlease
 from protocol.errors import Code, TransportError
 from protocol.events import Event, TransferDone, TransferFailed
 from protocol.ids import blob_id
@@ -267,5 +268,66 @@ def test_the_revoked_get_nothing(tmp_path: Path) -> None:
             (failed,) = outcome(expelled)
             assert isinstance(failed, TransferFailed)
             assert "permission_denied" in failed.why
+
+    run(scenario)
+
+
+def test_streams_that_one_member_does_not_read_leave_room_for_the_others(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        large = os.urandom(12 << 20)
+        async with hosts(3, directory=tmp_path) as (holder, liar, honest):
+            blob = await store_of(holder).put(large)
+            channel = await liar.links.open_channel(holder.id)
+            unread = [channel.unary_stream(channels.FETCH)(bulk.encode(Want(blob, len(large), 0))) for _ in range(8)]
+            await until(lambda: len(holder.transfers._outgoing._running) == 2)
+            honest.transfers.start(holder.id, blob, len(large))
+            await until(lambda: outcome(honest))
+            assert outcome(honest) == [TransferDone(blob)]
+            assert len(holder.transfers._outgoing._running) == 2
+            for call in unread:
+                call.cancel()
+            await channel.close()
+            await until(lambda: not holder.transfers._calls)
+
+    run(scenario)
+
+
+def test_calls_of_one_member_are_counted_before_they_say_anything(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with hosts(2, directory=tmp_path) as (holder, liar):
+            channel = await liar.links.open_channel(holder.id)
+            pushes = [channel.stream_unary(channels.PUSH)() for _ in range(40)]
+            await until(lambda: holder.transfers.counters["refused"] == 24)
+            assert holder.transfers._calls == {liar.id: 16}
+            await asyncio.gather(*(push.initial_metadata() for push in pushes[16:]))
+            for push in pushes:
+                push.cancel()
+            await channel.close()
+            await until(lambda: not holder.transfers._calls)
+
+    run(scenario)
+
+
+def test_a_push_without_a_header_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "HEADER", 0.05)
+
+    async def scenario() -> None:
+        async with hosts(2, directory=tmp_path) as (holder, liar):
+            channel = await liar.links.open_channel(holder.id)
+            assert await channel.stream_unary(channels.PUSH)().code() is grpc.StatusCode.CANCELLED
+            assert not holder.transfers._calls
+            await channel.close()
+
+    run(scenario)
+
+
+def test_requests_to_push_are_counted_like_calls(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with hosts(2, directory=tmp_path) as (holder, liar):
+            for number in range(200):
+                liar.links.send(holder.id, PushPlease(bytes([number]) * 32, 1 << 20, 0))
+            await until(lambda: holder.links.counters["frames_in"] == 200)
+            await until(lambda: not holder.transfers._calls)
+            assert holder.links.counters["frames_out"] == 200
 
     run(scenario)
