@@ -51,6 +51,9 @@ LIMITS_OID = x509.ObjectIdentifier("2.25.245911712525216065612371960998504883809
 NONCE_OID = x509.ObjectIdentifier("2.25.98210395427630713960271188240652193117")
 NONCE_BYTES = MAX_NONCE
 """Length of the issuer's nonce: as long as an id, so that nobody meets one by chance."""
+MAX_LEAF_LIFE = 7 * 86400
+"""Seconds from one end of a leaf's window to the other that peers accept.  Ours live a day: whoever steals the key of
+one has it for days at most, whatever window its node wrote into it."""
 MAX_CERTIFICATE = 2048
 """Bytes of one certificate (DER); ours take about 600."""
 
@@ -261,6 +264,9 @@ def _node_of_leaf(certificate: x509.Certificate) -> NodeId:
         raise AuthError("a leaf whose key is not P-256")
     if _extension(certificate, x509.BasicConstraints).ca:
         raise AuthError("a leaf that may sign certificates")
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    if life.total_seconds() > MAX_LEAF_LIFE:
+        raise AuthError("a leaf that lives longer than leaves may", "renew it: `mycelia up` makes one that lives a day")
     names = list(_extension(certificate, x509.SubjectAlternativeName))
     if len(names) != 1 or not isinstance(names[0], x509.DNSName) or len(certificate.subject):
         raise AuthError("a leaf with another name than the one DNS name of its node")

@@ -134,6 +134,20 @@ def test_a_leaf_is_valid_within_its_window_which_forgives_slow_clocks(lab: Lab, 
             verify_chain(*links, lab.document.authorities, NOW + offset)
 
 
+@pytest.mark.parametrize(("days", "accepted"), [(1, True), (6, True), (7, False), (3650, False)])
+def test_a_leaf_that_lives_for_years_is_refused_by_peers(lab: Lab, days: int, *, accepted: bool) -> None:
+    member = lab.member()
+    leaf = member.leaf(NOW, life=days * 86400)
+    context = {"transport_security_type": [b"ssl"], "x509_pem_cert": [leaf.chain_pem]}
+    if accepted:
+        assert verify_chain(*chain(leaf), lab.document.authorities, NOW) == peer_of(context) == member.node
+        return
+    with pytest.raises(AuthError, match="lives longer"):
+        verify_chain(*chain(leaf), lab.document.authorities, NOW)
+    with pytest.raises(AuthError, match="lives longer"):
+        peer_of(context)
+
+
 def test_an_endorsement_ends_with_its_authority(lab: Lab) -> None:
     member = lab.member()
     verify_endorsement(member.endorsement, lab.document.authorities, NOW + AUTHORITY_LIFE - 1)
