@@ -34,7 +34,8 @@ from .config import RoundConfig
 from .coordinator import Coordinator
 from .finals import Finals
 from .jobs import Jobs
-from .messages import Condition, Trouble, decode_order
+from .labels import Labels
+from .messages import Condition, Label, Trouble, decode_order
 from .notices import (
     Concluded,
     DataDescribed,
@@ -127,6 +128,7 @@ class Applications:
         self.willingness = Willingness()
         self.finals = Finals(self)
         self.bests = Bests(out)
+        self.labels = Labels(label, out)
         self._stops: dict[tuple[AppId, bytes], bool] = {}
         """(application, signer) of STOP records without a descriptor."""
         self._over: dict[AppId, str] = {}
@@ -382,6 +384,8 @@ class Applications:
             self.troubles.on_trouble(peer, message, now)
         elif isinstance(message, Condition):
             self.troubles.on_condition(peer, message, now)
+        elif isinstance(message, Label):
+            self.labels.heard(peer, message)
         else:
             return False
         return True

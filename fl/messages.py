@@ -154,3 +154,10 @@ class Condition(Message):
     complaints: Annotated[tuple[Complaint, ...], msgspec.Meta(max_length=MAX_COMPLAINTS)]
     seal: Seal
     """Of the root of that epoch, whom the committed head names."""
+
+
+@register(82, 512)
+class Label(Message):
+    """To a peer with which there is a link now: what people call the sender.  It decides nothing."""
+
+    name: Annotated[str, msgspec.Meta(max_length=MAX_NAME)]

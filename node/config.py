@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import tomllib
 import types
 import typing
@@ -232,6 +233,37 @@ def load(
         state_dir = file.parent / Path(config.node.state_dir).expanduser()
     state_dir = (state_dir or default_state_dir(environ)).expanduser().absolute()
     return dataclasses.replace(config, state_dir=state_dir, source=file if found else None)
+
+
+def find(
+    state_dir: Path | None = None, file: Path | None = None, environ: Mapping[str, str] | None = None
+) -> NodeConfig:
+    """Where the node is, of a file that cannot be read as a whole: its state directory and its control socket are taken
+    from it as far as they make sense.  For commands that must work while somebody is editing the file."""
+    environ = os.environ if environ is None else environ
+    if file is None and environ.get(CONFIG_ENV):
+        file = Path(environ[CONFIG_ENV])
+    named = file is not None
+    file = (file or (state_dir or default_state_dir(environ)) / FILE_NAME).expanduser().absolute()
+    socket, home = _salvaged(file, "control", "socket"), _salvaged(file, "node", "state_dir")
+    if state_dir is None and named and home and not environ.get(STATE_ENV):
+        state_dir = file.parent / Path(home).expanduser()
+    state_dir = (state_dir or default_state_dir(environ)).expanduser().absolute()
+    return NodeConfig(control=ControlSection(socket=socket), state_dir=state_dir, source=file)
+
+
+def _salvaged(file: Path, section: str, key: str) -> str:
+    """One string of a file that may be broken: of its tables if it is TOML, else of the line that looks like it."""
+    try:
+        text = _read(file)
+    except ConfigError:
+        return ""
+    try:
+        value = tomllib.loads(text).get(section, {}).get(key, "")
+    except (tomllib.TOMLDecodeError, AttributeError):
+        lines = re.findall(rf'^\s*{key}\s*=\s*"([^"\\]*)"\s*(?:#.*)?$', text, re.MULTILINE)
+        value = lines[0] if len(lines) == 1 else ""
+    return value if isinstance(value, str) else ""
 
 
 def parse(text: str, file: Path) -> NodeConfig:

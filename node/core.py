@@ -49,6 +49,7 @@ from protocol.events import (
     Command,
     ComputeDone,
     Event,
+    PeerUp,
     Received,
     Stored,
     TimerFired,
@@ -152,6 +153,8 @@ class NodeCore:
             self._command(event.request, now)
         else:
             self.ring.handle(event, now)
+            if isinstance(event, PeerUp):
+                self.apps.labels.greet(event.peer)
 
     def _received(self, peer: NodeId, message: Message | Routed, now: int) -> None:
         if isinstance(message, Routed):

@@ -53,7 +53,7 @@ from .workers import WorkerPool
 log = logging.getLogger("mycelia.node")
 
 REMEMBER_S = 5.0
-"""Seconds between two looks at whom to remember; only a change costs a write."""
+"""Seconds between two looks at whom to remember (only a change costs a write), and at who refuses this node."""
 MAX_FAILING = 512
 """Applications of which the keeper remembers what it has logged already."""
 RENEW_CHECK_S = 600.0
@@ -79,6 +79,8 @@ class Keeper:
     ) -> None:
         """``desk`` is None on nodes that are no issuers."""
         self.revoked = RevocationSet()
+        self.disowned = False
+        """Whether this node's own membership was revoked, as a record or all whom it could reach say."""
         self.noted = asyncio.Condition()
         """Notified after each notice was taken in."""
         self._daemon = daemon
@@ -189,7 +191,7 @@ class Keeper:
         if not self.revoked.add(record, self._membership.document):
             return
         if record.subject == self._membership.node:
-            log.error("this node was revoked: the others refuse it from now on")
+            self._say_revoked("a record says so")
             return
         log.warning("node %s was revoked", short(record.subject))
         self._daemon.revoke(record.subject)
@@ -201,6 +203,23 @@ class Keeper:
                 "this machine's clock is %d minutes %s those of the other nodes, whose time counts: set it, e.g. "
                 "with NTP", abs(error) // 60, side,
             )  # fmt: skip
+
+    def _say_revoked(self, source: str) -> None:
+        """Once, with the way out."""
+        if not self.disowned:
+            self.disowned = True
+            log.error(
+                "this node was revoked, %s: all members refuse it. To take part again it needs a new key: "
+                "mycelia join TOKEN with a new state directory", source
+            )  # fmt: skip
+
+    def _look_for_refusals(self) -> None:
+        """A node that was off when it was revoked hears of it from those who refuse it, and they are all it hears."""
+        links = self._daemon.links
+        if links.disowned and not links.peers():
+            self._say_revoked(f"say {len(links.disowned)} members")
+        elif links.peers() and self._membership.node not in self.revoked:
+            self.disowned = False
 
     def _document(self, record: Record) -> None:
         """The owner has changed the fabric's document."""
@@ -291,6 +310,7 @@ class Keeper:
     async def _remember(self) -> None:
         while True:
             await asyncio.sleep(REMEMBER_S)
+            self._look_for_refusals()
             await self.remember_contacts()
 
     async def remember_contacts(self) -> None:

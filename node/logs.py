@@ -133,8 +133,13 @@ def install(config: LogSection, file: Path, node: str, stream: TextIO | None = s
     return Installed(tuple(handlers))
 
 
-def tail(file: Path, count: int) -> list[str]:
-    """The last ``count`` lines of ``file``, reaching into rotated files while there are any; oldest first."""
+def _any(line: str) -> bool:
+    return True
+
+
+def tail(file: Path, count: int, wanted: Callable[[str], bool] = _any) -> list[str]:
+    """The last ``count`` lines of ``file`` that are ``wanted``, reaching into rotated files while there are any;
+    oldest first."""
     count = min(count, MAX_TAIL)
     lines: deque[str] = deque()
     for index in range(100):
@@ -142,7 +147,7 @@ def tail(file: Path, count: int) -> list[str]:
         if len(lines) >= count or not part.exists():
             break
         with part.open(encoding="utf-8", errors="replace") as stream:
-            lines.extendleft(reversed(deque(stream, maxlen=count - len(lines))))
+            lines.extendleft(reversed(deque(filter(wanted, stream), maxlen=count - len(lines))))
     return [line.rstrip("\n") for line in lines]
 
 

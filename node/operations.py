@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib import metadata
 from itertools import count
+from typing import Literal
 
 import msgspec
 
@@ -72,7 +73,7 @@ class Operations:
             version=version(),
             pid=os.getpid(),
             zone=document.zone,
-            state="leaving" if self.ending.is_set() else "ready" if node.ready else "joining",
+            state=self._state(),
             leaf_member=not me.dialable,
             issuer=node.desk is not None and is_issuer(document, me.id),
             addresses=list(me.addresses),
@@ -85,6 +86,11 @@ class Operations:
             sandbox=node.workers.sandbox,
             counters=self._counters(),
         )
+
+    def _state(self) -> Literal["joining", "ready", "leaving", "revoked"]:
+        if self._node.keeper.disowned:
+            return "revoked"
+        return "leaving" if self.ending.is_set() else "ready" if self._node.ready else "joining"
 
     def _counters(self) -> dict[str, float]:
         node = self._node
@@ -99,6 +105,7 @@ class Operations:
         rtt = core.ring.view.table.rtt(contact.id) if core is not None else None
         return PeerInfo(
             id=contact.id.hex(),
+            name=core.apps.labels.of(contact.id) if core is not None else "",
             addresses=list(contact.addresses),
             linked=links.linked(contact.id),
             rtt_ms=rtt / 1e6 if rtt is not None else None,

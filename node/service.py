@@ -44,7 +44,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     pid: int
     zone: int
-    state: Literal["joining", "ready", "leaving"]
+    state: Literal["joining", "ready", "leaving", "revoked"]
     leaf_member: bool
     """Dials out only: owns no keys and roots no trees."""
     issuer: bool
@@ -72,6 +72,8 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Another node, as this one sees it."""
 
     id: str
+    name: str = ""
+    """What it calls itself; empty when it has not said."""
     addresses: list[str]
     linked: bool
     rtt_ms: float | None = None

@@ -7,6 +7,7 @@ import argparse
 from ..names import pick
 from ..service import AppInfo
 from .command import Command, Session
+from .nodes import REVOKED
 from .output import short
 
 
@@ -21,7 +22,9 @@ def _list(session: Session) -> None:
     )
     lines = session.out.table(("application", "id", "status", "round", "role here", "detail"), rows, right=(3,))
     session.out.answer(apps, lines if apps else ["no applications yet"])
-    if not apps:
+    if session.ask(lambda daemon: daemon.status()).state == "revoked":
+        session.out.hint(REVOKED)
+    elif not apps:
         session.out.hint(f"next: {session.mycelia('run FILE')}")
 
 

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from protocol.errors import ConfigError
+
 from .. import config as configuration
 from ..control import connect
 from ..service import DaemonService
@@ -24,19 +26,31 @@ class Session:
     def __init__(self, args: argparse.Namespace, out: Output) -> None:
         self.args = args
         self.out = out
+        self.flaw: ConfigError | None = None
+        """What is wrong with the configuration file, once somebody went on without it."""
 
     @cached_property
     def config(self) -> configuration.NodeConfig:
         """The node's configuration, read when it is first needed.  Raises ConfigError."""
         return configuration.load(self.args.state, self.args.config)
 
+    @cached_property
+    def where(self) -> configuration.NodeConfig:
+        """As much of the configuration as is needed to find the node and talk to it.  A mistake in the file is no
+        reason to be unable to look at a daemon, or to stop it: then :attr:`flaw` says what is wrong."""
+        try:
+            return self.config
+        except ConfigError as error:
+            self.flaw = error
+            return configuration.find(self.args.state, self.args.config)
+
     @property
     def state_dir(self) -> Path:
-        return self.config.state_dir
+        return self.where.state_dir
 
     def daemon(self) -> DaemonService:
         """The running daemon; its methods raise NotRunningError when there is none."""
-        return connect(self.config.socket_path)
+        return connect(self.where.socket_path)
 
     def ask(self, question: Callable[[DaemonService], Awaitable[T]]) -> T:
         """The daemon's answer, from outside any event loop."""

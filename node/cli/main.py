@@ -54,5 +54,10 @@ def _run(words: list[str], out: Output) -> int:
     if args.help or parser.command.run is None:
         out.line(overview(parser) if parser.command is ROOT else command_help(parser))
         return 0
-    parser.command.run(Session(args, out))
+    session = Session(args, out)
+    try:
+        parser.command.run(session)
+    finally:
+        if session.flaw is not None:
+            out.hint(f"note: {session.flaw} ({session.flaw.remedy}); a daemon that runs goes on with what it has read")
     return 0

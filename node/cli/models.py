@@ -26,9 +26,19 @@ def _list(session: Session) -> None:
     if not session.args.all:
         newest = {app: [m for m in models if m.app == app][-KEPT:] for app in dict.fromkeys(m.app for m in models)}
         models = [model for versions in newest.values() for model in versions]
-    rows = ((m.name, m.version, m.rounds, m.contributors, _metrics(m), size(m.size), moment(m.created)) for m in models)
-    header = ("model", "version", "rounds", "contributors", "metrics", "size", "made")
-    session.out.answer(models, session.out.table(header, rows, right=(1, 2, 3, 5)) if models else ["no models yet"])
+    rows = [
+        (m.name, m.version, f"{m.round}/{m.rounds}", m.contributors, size(m.size), _place(m), moment(m.created),
+         _metrics(m))
+        for m in models
+    ]  # fmt: skip
+    header = ("model", "version", "round", "nodes", "size", "here", "made", "metrics")
+    session.out.answer(models, session.out.table(header, rows, right=(1, 2, 3, 4)) if models else ["no models yet"])
+
+
+def _place(model: ModelInfo) -> str:
+    """Whether it is here, and what it is; whose, when that is nobody whom this node trusts."""
+    words = ["yes" if model.held else "no", *(["final"] if model.final else [])]
+    return ", ".join([*words, *([] if model.trusted else [f"of {model.owner[:8]}"])])
 
 
 def _metrics(model: ModelInfo) -> str:

@@ -20,6 +20,11 @@ from .output import moment, short
 STOP_TIMEOUT_S = 30
 """Seconds that a daemon has to hand over and end; it takes at most a few unless the disk hangs."""
 
+REVOKED = (
+    "This node's membership was revoked: no member talks to it, and what it shows is old.\n"
+    "To take part again it needs a new key: mycelia -C NEW_DIRECTORY join TOKEN"
+)
+
 # ---- status and peers ------------------------------------------------------------------------------------------------
 
 
@@ -32,6 +37,8 @@ def clock_error(seconds: int) -> str:
 def _status(session: Session) -> None:
     status = session.ask(lambda daemon: daemon.status())
     session.out.answer(status, session.out.fields(_fields(status)))
+    if status.state == "revoked":
+        session.out.hint(REVOKED)
 
 
 def _fields(status: NodeStatus) -> Iterator[tuple[str, object]]:
@@ -67,9 +74,10 @@ STATUS = Command(
 def _peers(session: Session) -> None:
     peers = session.ask(lambda daemon: daemon.peers())
     rows = (
-        (short(p.id), "up" if p.linked else "down", _rtt(p), p.penalties or "", ", ".join(p.addresses)) for p in peers
+        (p.name, short(p.id), "up" if p.linked else "down", _rtt(p), p.penalties or "", ", ".join(p.addresses))
+        for p in peers
     )
-    lines = session.out.table(("node", "link", "round trip", "violations", "addresses"), rows, right=(2, 3))
+    lines = session.out.table(("name", "node", "link", "round trip", "violations", "addresses"), rows, right=(3, 4))
     session.out.answer(peers, lines if peers else ["no peers yet"])
     if not peers:
         session.out.hint("next: mycelia invite, on the node that founded the fabric")
@@ -96,10 +104,10 @@ PEERS = Command(
 
 
 def _logs(session: Session) -> None:
-    args, file = session.args, session.config.log_path
+    args, file = session.args, session.where.log_path
     if not file.exists():
         raise UsageError(f"there is no log at {file}", f"the daemon writes it: {session.mycelia('up')}")
-    for line in logs.tail(file, args.lines):
+    for line in logs.tail(file, args.lines, lambda line: not args.app or _about(line, args.app)):
         _show(session, line)
     if args.follow:
         for line in logs.follow(file):
@@ -107,13 +115,23 @@ def _logs(session: Session) -> None:
 
 
 def _show(session: Session, line: str) -> None:
+    record = _read(line)
+    if record is None or (session.args.app and record.get("app") != session.args.app):
+        return
+    session.out.line(line if session.out.as_json else logs.human(record))
+
+
+def _read(line: str) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads(line)
     except ValueError:
-        return
-    if session.args.app and record.get("app") != session.args.app:
-        return
-    session.out.line(line if session.out.as_json else logs.human(record))
+        return None
+    return record
+
+
+def _about(line: str, app: str) -> bool:
+    record = _read(line)
+    return record is not None and record.get("app") == app
 
 
 def _logs_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -29,8 +30,13 @@ STATUS_STYLE = {
     "stalled": "red",
     "failing": "red",
     "refused": "red",
+    "revoked": "red",
     "stopped": "yellow",
 }
+
+
+COLUMNS = 80
+MIN_COLUMN = 8
 
 
 class Output:
@@ -96,10 +102,20 @@ class Output:
         """``text`` in bold or a colour of :data:`STYLES`, where the terminal takes it."""
         return self._paint(text, style, self._out)
 
-    def table(self, header: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> list[str]:
-        """Aligned columns under a bold header; those numbered in ``right`` are right-aligned."""
+    def table(
+        self, header: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = (), give: int = -1
+    ) -> list[str]:
+        """Aligned columns under a bold header, within the width of the terminal, or 80 columns where there is none.
+
+        Those numbered in ``right`` are right-aligned.  When there is too little room column ``give`` is cut (the last
+        one, if not told otherwise), then the widest; JSON has all of it.
+        """
         cells = [list(header), *([cell(value) for value in row] for row in rows)]
         widths = [max(width(row[i]) for row in cells) for i in range(len(header))]
+        for i, room in enumerate(fitted(widths, self.columns - 2 * (len(widths) - 1), give % len(header))):
+            widths[i] = room
+            for row in cells:
+                row[i] = cut(row[i], room)
 
         def padded(row: list[str], i: int) -> str:
             space = " " * (widths[i] - width(row[i]))
@@ -108,6 +124,11 @@ class Output:
 
         lines = ["  ".join(padded(row, i) for i in range(len(header))).rstrip() for row in cells]
         return [self.style(lines[0], "bold"), *lines[1:]]
+
+    @property
+    def columns(self) -> int:
+        """Of the terminal; 80 on a pipe."""
+        return shutil.get_terminal_size((COLUMNS, 24)).columns if self._out.isatty() else COLUMNS
 
     def fields(self, pairs: Iterable[tuple[str, object]]) -> list[str]:
         """``name  value`` lines."""
@@ -144,6 +165,28 @@ def cell(value: object) -> str:
 def width(text: str) -> int:
     """Columns that ``text`` takes on a terminal."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def fitted(widths: Sequence[int], room: int, give: int) -> list[int]:
+    """``widths`` that together take at most ``room`` columns: column ``give`` is made narrower, then the widest."""
+    result = list(widths)
+    result[give] = max(result[give] - max(sum(result) - room, 0), min(result[give], MIN_COLUMN))
+    while sum(result) > room and max(result) > MIN_COLUMN:
+        widest = result.index(max(result))
+        result[widest] -= 1
+    return result
+
+
+def cut(text: str, columns: int) -> str:
+    """``text`` in at most ``columns`` columns; an ellipsis says that there is more."""
+    if width(text) <= columns:
+        return text
+    kept = ""
+    for character in text:
+        if width(kept + character) > columns - 1:
+            break
+        kept += character
+    return kept + "…"
 
 
 def size(count: int) -> str:

@@ -18,7 +18,8 @@ from protocol.errors import UsageError
 
 from .command import Command
 
-WIDTH = 100
+WIDTH = 80
+"""Columns of help: what a terminal has at least."""
 COMMON = ("state", "config", "json", "help")
 """Options that every command has."""
 
@@ -132,7 +133,10 @@ def _value(action: argparse.Action) -> str:
 def command_help(parser: Parser) -> str:
     """The help of one command."""
     command = parser.command
-    parts = [textwrap.fill(f"usage: {usage(parser)}", WIDTH, subsequent_indent="         "), command.summary]
+    parts = [
+        textwrap.fill(f"usage: {usage(parser)}", WIDTH, subsequent_indent="         "),
+        textwrap.fill(command.summary, WIDTH),
+    ]
     if command.text:
         parts.append("\n\n".join(textwrap.fill(paragraph, WIDTH) for paragraph in command.text.split("\n\n")))
     if command.children:
@@ -143,7 +147,7 @@ def command_help(parser: Parser) -> str:
     if command.examples:
         parts.append("examples:\n" + _columns((f"mycelia {line}", meaning) for line, meaning in command.examples))
     if command.then:
-        parts.append(f"next: {command.then}")
+        parts.append(textwrap.fill(f"next: {command.then}", WIDTH, subsequent_indent="      "))
     return "\n\n".join(parts)
 
 
@@ -152,7 +156,7 @@ def overview(parser: Parser) -> str:
     root = parser.command
     summaries = {child.name: child.summary for child in root.children}
     margin = max(map(len, summaries)) + 2
-    parts = [f"usage: {usage(parser)}", root.summary, textwrap.fill(root.text, WIDTH)]
+    parts = [f"usage: {usage(parser)}", textwrap.fill(root.summary, WIDTH), textwrap.fill(root.text, WIDTH)]
     for title, names in GROUPS:
         parts.append(f"{title}:\n" + _columns(((name, summaries[name]) for name in names), margin))
     parts.append("always:\n" + _columns(entries(parser, common=True)))
@@ -163,7 +167,7 @@ def overview(parser: Parser) -> str:
 def _columns(pairs: Iterable[tuple[str, str]], margin: int = 0) -> str:
     """Two aligned columns, the second wrapped."""
     rows = list(pairs)
-    margin = min(max([margin, *(len(left) + 2 for left, _ in rows)]), 44)
+    margin = min(max([margin, *(len(left) + 2 for left, _ in rows)]), 30)
     lines = []
     for left, right in rows:
         wrapped = textwrap.wrap(right, WIDTH - margin - 2) or [""]

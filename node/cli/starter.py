@@ -89,7 +89,9 @@ def _binding(text: str) -> tuple[str, Binding]:
         if slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts):
             return name, Binding(kind="digits", partition="iid", part=int(part), parts=int(parts))
         raise UsageError(f"--bind {text}: {detail} is not a share of the digits", remedy)
-    place = str(Path(path).absolute())
+    place = str(Path(path).expanduser().absolute())
+    if path.endswith((".csv", ".npz")) and not Path(place).is_file():
+        raise UsageError(f"--bind {text}: there is no file {place}", "give the path of a file that is there")
     if path.endswith(".csv"):
         return name, Binding(kind="csv", path=place, target=detail)
     if path.endswith(".npz") and not detail:

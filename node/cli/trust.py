@@ -11,7 +11,7 @@ from protocol.errors import UsageError
 from ..service import TrustInfo
 from .command import Command, Session
 
-_WHY = {"fabric": "owner of the fabric", "config": "listed in the configuration", "added": "added by `mycelia trust`"}
+_WHY = {"fabric": "fabric's owner", "config": "configured", "added": "added here"}
 
 
 def _key(session: Session) -> str:

@@ -59,6 +59,12 @@ class LinkConfig:
     """What strangers may cost."""
 
 
+REVOKED = "membership revoked"
+"""Why a peer is refused for good; it is told."""
+MAX_DISOWNED = 64
+"""Peers that are remembered for having said so of this node."""
+
+
 def _ignore(*_: object) -> None:
     """Until there is someone to listen."""
 
@@ -95,6 +101,8 @@ class LinkManager:
         self._links: dict[NodeId, Link] = {}
         self._active: OrderedDict[NodeId, float] = OrderedDict()
         self._revoked: dict[NodeId, None] = {}
+        self.disowned: dict[NodeId, None] = {}
+        """Peers that refused this node because its membership was revoked, as they say."""
         self._pauses: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
         self._server: Any = None
@@ -199,7 +207,7 @@ class LinkManager:
         if peer == self._me:
             return "that is this node itself"
         if peer in self._revoked:
-            return "membership revoked"
+            return REVOKED
         if self.penalties.banned(peer):
             return "too many protocol violations"
         return "shutting down" if self._closing else ""
@@ -232,9 +240,15 @@ class LinkManager:
         channel = await self.open_channel(link.peer)
         try:
             async with asyncio.timeout(self._config.dial_timeout):
-                return await DialledStream.open(channel)
+                stream = await DialledStream.open(channel)
         except TimeoutError:
             raise TransportError("no answer") from None
+        except TransportError as error:
+            if REVOKED in str(error) and len(self.disowned) < MAX_DISOWNED:
+                self.disowned[link.peer] = None
+            raise
+        self.disowned.pop(link.peer, None)
+        return stream
 
     async def read(self, link: Link, stream: Stream) -> None:
         why = "closed"

@@ -73,8 +73,9 @@ class FakeService:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.apps: list[AppInfo] = [APP]
+        self.state = "ready"
         self.peer_list = [
-            PeerInfo(id="22" * 16, addresses=["192.0.2.2:7447"], linked=True, rtt_ms=1.25),
+            PeerInfo(id="22" * 16, name="ward-2", addresses=["192.0.2.2:7447"], linked=True, rtt_ms=1.25),
             PeerInfo(id="33" * 16, addresses=[], linked=False, penalties=3),
         ]
         self.events: list[AppEvent] = [*EVENTS, StatusEvent(app="digits", status="finished")]
@@ -91,7 +92,8 @@ class FakeService:
 
     async def status(self) -> NodeStatus:
         self.calls.append(("status",))
-        return STATUS if self.process is None else msgspec.structs.replace(STATUS, pid=self.process.pid)
+        now = msgspec.structs.replace(STATUS, state=self.state)
+        return now if self.process is None else msgspec.structs.replace(now, pid=self.process.pid)
 
     async def peers(self) -> list[PeerInfo]:
         return self.peer_list

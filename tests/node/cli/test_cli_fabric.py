@@ -70,12 +70,22 @@ def test_a_directory_of_other_things_is_left_alone(cli: Cli, tmp_path: Path) -> 
 def test_data_bound_on_the_command_line_ends_up_in_the_file(
     cli: Cli, tmp_path: Path, bind: str, binding: Binding
 ) -> None:
+    if binding.path:
+        (tmp_path / binding.path).touch()
     assert cli("init", "clinic", "--bind", bind).code == 0
     bound = load(cli.state, None, {}).data["d"]
     if binding.path:
         assert bound.path == str(tmp_path / binding.path)
     assert (bound.kind, bound.target, bound.partition) == (binding.kind, binding.target, binding.partition)
     assert (bound.part, bound.parts) == (binding.part, binding.parts)
+
+
+@pytest.mark.parametrize("bind", ["d=absent.csv", "d=absent.npz", "d=absent.csv:outcome"])
+def test_a_file_that_is_not_there_is_refused_at_once(cli: Cli, bind: str) -> None:
+    result = cli("init", "clinic", "--bind", bind)
+    assert result.code == 2
+    assert "there is no file" in result.err
+    assert not (cli.state / "node.key").exists()
 
 
 @pytest.mark.parametrize(

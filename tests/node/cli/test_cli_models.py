@@ -51,8 +51,9 @@ def models(service: FakeService) -> FakeService:
 
 def test_ls(cli: Cli, models: FakeService) -> None:
     lines = cli("models", "ls").lines
-    assert lines[0].split() == ["model", "version", "rounds", "contributors", "metrics", "size", "made"]
-    assert lines[2].split()[:6] == ["digits", "20", "20", "16", "accuracy=0.9375", "loss=0.25"]
+    assert lines[0].split() == ["model", "version", "round", "nodes", "size", "here", "made", "metrics"]
+    assert lines[2].split()[:4] == ["digits", "20", "20/20", "16"]
+    assert "yes, final" in lines[2]
     assert [entry["version"] for entry in cli("models", "ls", "--json").json] == [19, 20]
 
 

@@ -41,9 +41,9 @@ def test_without_a_daemon_the_remedy_is_up(cli: Cli) -> None:
 
 def test_peers(cli: Cli, service: FakeService) -> None:
     assert cli("peers").lines == [
-        "node      link  round trip  violations  addresses",
-        "22222222  up        1.2 ms           -  192.0.2.2:7447",
-        "33333333  down           -           3  -",
+        "name    node      link  round trip  violations  addresses",
+        "ward-2  22222222  up        1.2 ms           -  192.0.2.2:7447",
+        "-       33333333  down           -           3  -",
     ]
     assert [peer["id"][:2] for peer in cli("peers", "--json").json] == ["22", "33"]
 
@@ -131,3 +131,47 @@ def test_logs_before_there_are_any(cli: Cli) -> None:
     result = cli("logs")
     assert result.code == 2
     assert result.err.endswith(f"try: the daemon writes it: mycelia -C {cli.state} up\n")
+
+
+def test_a_revoked_node_says_so_and_how_to_come_back(cli: Cli, service: FakeService) -> None:
+    service.state = "revoked"
+    result = cli("status")
+    assert dict(line.split(maxsplit=1) for line in result.lines)["status"] == "revoked"
+    assert "join TOKEN" in result.err
+    assert "membership was revoked" in cli("ls").err
+    assert cli("status", "--json").json["state"] == "revoked"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[worker]\nthreds = 3\n",
+        "[worker\n",
+        "this is no TOML at all",
+        "[node]\nlisten = 7\n",
+        '[log]\nlevel = "loud"\n',
+    ],
+)
+def test_a_mistake_in_the_configuration_blocks_no_look_and_no_stop(
+    cli: Cli, daemon_process: FakeService, text: str
+) -> None:
+    (cli.state / "config.toml").write_text(text)
+    for words in (("status",), ("ls",), ("peers",), ("models", "ls"), ("stop",)):
+        result = cli(*words)
+        assert result.code == 0, words
+        assert result.err.rpartition("note: ")[2].startswith(str(cli.state / "config.toml"))
+    assert ("shutdown",) in daemon_process.calls
+    assert cli("config", "show").code == 3
+    assert cli("up").code == 3
+
+
+def test_lines_about_an_application_are_counted_after_the_others_are_left_out(cli: Cli) -> None:
+    file = cli.state / "logs" / "mycelia.log"
+    file.parent.mkdir(parents=True)
+    lines = [
+        {"ts": "2026-01-01T00:00:00.000Z", "level": "info", "logger": "mycelia.node", "app": app, "msg": f"{n}"}
+        for n, app in enumerate(["digits"] * 6 + ["ward"] * 50)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = cli("logs", "--app", "digits", "-n", "4").lines
+    assert [line.rpartition(" ")[2] for line in shown] == ["2", "3", "4", "5"]
