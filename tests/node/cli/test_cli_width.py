@@ -37,7 +37,7 @@ def crowd(service: FakeService) -> None:
     """Of everything that is listed, the widest that may be."""
     service.apps = [
         AppInfo(id="ab" * 16, name=LONG, owner="ab" * 32, status="finished", round=10**6, rounds=10**6,
-                role="aggregator", detail="0 of 3 workers are there; 3 nodes cannot contribute, the first is " + LONG * 4)
+                role="aggregator", detail="0 of 3 workers; 3 nodes cannot contribute, the first is " + LONG * 4)
     ]  # fmt: skip
     service.peer_list = [
         PeerInfo(id="cd" * 16, name=LONG, addresses=["[2001:db8:1234:5678:9abc:def0:1234:5678]:65535"] * 8, linked=True,
