@@ -14,7 +14,8 @@ import msgspec
 
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Value
-from pubsub.messages import MAX_METRICS, Partial
+from pubsub.heads import MAX_METRICS
+from pubsub.messages import Partial
 from pubsub.partials import WEIGHT
 
 from .jobs import Jobs

@@ -24,7 +24,8 @@ from protocol.messages import Contact, Message
 from protocol.signing import Signer, Verifier
 from protocol.wire import UNREADABLE
 from pubsub.forest import Forest
-from pubsub.messages import Head, WaveId
+from pubsub.heads import Head
+from pubsub.messages import WaveId
 from pubsub.ports import Genesis, HandedIn, OpenWave
 
 from . import spec as specs
@@ -81,7 +82,7 @@ def decode_spec(body: bytes) -> AppSpec | None:
 
 def voters_version(head: Head) -> int:
     """Version of the VOTERS record about ``head``: a later head replaces an earlier one."""
-    return head.epoch << 32 | head.round
+    return head.epoch << 32 | head.round << 8 | min(head.revision, 255)
 
 
 class Application:
@@ -139,7 +140,8 @@ class Applications:
     # ---- records ----------------------------------------------------------------------------------------------------
 
     def authorise(self, record: Record) -> bool:
-        """Does the record agree with itself?  Who may own applications is for the core to say."""
+        """Does the record agree with itself, and a head in it prove that it was committed?  Who may own applications is
+        for the core to say."""
         if record.kind == Kind.APP:
             spec = decode_spec(record.body)
             return spec is not None and spec.id == record.subject and spec.owner == record.signer
@@ -150,7 +152,19 @@ class Applications:
         head = decode_head(record.body)
         if record.kind != Kind.VOTERS or head is None or head.app != record.subject:
             return False
-        return voters_version(head) == record.version and said_by(head.root.id, record)
+        if voters_version(head) != record.version or not said_by(head.root.id, record):
+            return False
+        proven = self.forest.proven(head)
+        if proven is False:
+            self.forest.count("heads_unproven")
+        return bool(proven)
+
+    def forged(self, record: Record) -> NodeId | None:
+        """Who claims in a VOTERS record that a head was committed which nobody committed; that it really is the signer
+        is still to be checked.  Not whoever passed it on: only who knows the descriptor can judge a head."""
+        head = decode_head(record.body)
+        lies = head is not None and said_by(head.root.id, record) and self.forest.proven(head) is False
+        return head.root.id if head is not None and lies else None
 
     def record_dropped(self, record: Record) -> None:
         """Nothing is kept of an application whose descriptor is gone, unless this node has a part in it."""

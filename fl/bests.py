@@ -10,7 +10,7 @@ from __future__ import annotations
 from protocol.effects import Outbox
 from protocol.ids import AppId
 from protocol.messages import Value
-from pubsub.messages import Head
+from pubsub.heads import Head
 
 from .messages import decode_report
 

@@ -20,7 +20,8 @@ import msgspec
 
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Value
-from pubsub.messages import MAX_METRICS, Head, Partial, WaveId
+from pubsub.heads import MAX_METRICS, Head
+from pubsub.messages import Partial, WaveId
 from pubsub.ports import HandedIn
 
 from . import stopping

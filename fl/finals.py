@@ -2,8 +2,8 @@
 
 A node that slept through the end of a run hears from a record that it has finished, and after which round;
 contributors, metrics and model stand in the head, which its voters keep.  So they are asked, when somebody here wants
-to know, and the first last head that one of them has is taken.  Nobody else's answer counts, and nothing of a run that
-goes on.
+to know, and the first last head that one of them has, with its proof, is taken.  Nobody else's answer counts, and
+nothing of a run that goes on.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Finals:
         if asked is None or peer not in asked:
             return False
         del asked[peer]
-        head = answer.head
-        if head is not None and head.app == answer.app and head.finished:
+        head, host = answer.head, self._host.forest
+        if head is not None and head.app == answer.app and head.finished and head.whole and host.proven(head):
             del self._asked[answer.app]
             self._host.out.emit(RoundCommitted(answer.app, head, head.contributors, head.metrics))
         elif not asked:

@@ -9,7 +9,8 @@ import msgspec
 from dht.messages import Record
 from protocol.ids import AppId, NodeId
 from protocol.messages import Contact
-from pubsub.messages import Head, WaveId
+from pubsub.heads import Head
+from pubsub.messages import WaveId
 
 from .messages import Complaint
 

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol import ids
 from protocol.messages import EMPTY, Contact, Contacts, Natural, Value
-from pubsub.messages import MAX_VOTERS
+from pubsub.heads import MAX_VOTERS
 
 Scalar = bool | int | float | str
 Options = Annotated[dict[str, Scalar], msgspec.Meta(max_length=128)]

@@ -31,7 +31,8 @@ from protocol.errors import Code
 from protocol.ids import AppId, NodeId
 from protocol.messages import Message
 from protocol.signing import Signer, Verifier, seal, sealed_by
-from pubsub.messages import Head, WaveId
+from pubsub.heads import Head
+from pubsub.messages import WaveId
 from pubsub.ports import HandedIn
 from pubsub.tree import Tree
 

@@ -11,7 +11,8 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from protocol.messages import Value
-from pubsub.messages import MAX_METRICS, MAX_NAME, Partial
+from pubsub.heads import MAX_METRICS, MAX_NAME
+from pubsub.messages import Partial
 from pubsub.partials import flaw
 from pubsub.ports import OpenWave
 

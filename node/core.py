@@ -22,7 +22,7 @@ import msgspec
 from dht.config import RingConfig
 from dht.messages import Record
 from dht.ports import Verdict
-from dht.records import Kind, key_of, sign_record
+from dht.records import Kind, key_of, sign_record, verify
 from dht.ring import Ring
 from fl.applications import Applications, voters_version
 from fl.config import RoundConfig
@@ -58,11 +58,12 @@ from protocol.events import (
 )
 from protocol.ids import NodeId
 from protocol.messages import Contact, Message, Routed
-from protocol.signing import Signer, Verifier
+from protocol.signing import Sealer, Signer, Verifier
 from protocol.streams import Stream
 from pubsub.config import TreeConfig
 from pubsub.forest import Forest
-from pubsub.messages import Head, HeadAnswer
+from pubsub.heads import Head
+from pubsub.messages import HeadAnswer
 
 VOTERS_TTL = 180 * 24 * 3600
 """Seconds that a VOTERS record lives: longer than the descriptor, whose end it may tell."""
@@ -106,7 +107,8 @@ class NodeCore:
         durable.  ``owns`` says of a public key whether its holder may have applications in this fabric; without it
         nobody may.  ``authorise`` judges records of kinds that do not belong to applications."""
         self.me, self.config = me, config
-        self._signer, self._authorise, self._owns = signer, authorise, owns
+        self._signer, self._verifier = signer, verifier
+        self._authorise, self._owns = authorise, owns
         self._restored = dict(restored or {})
         self._shelf: dict[str, Record] = {}
         """Records of an earlier life that do not fit the clock, until it is known to be right."""
@@ -121,7 +123,7 @@ class NodeCore:
         )  # fmt: skip
         self.forest = Forest(
             me, config.tree, ring=self.ring, roles=self.apps, out=self._out, stream=Stream(seed, "tree", me.id),
-            restored=self._restored,
+            sealer=Sealer(signer, verifier), restored=self._restored,
         )  # fmt: skip
         self.apps.forest = self.forest
 
@@ -235,8 +237,17 @@ class NodeCore:
             if record.kind == Kind.STOP:
                 return self._owned(record) and (descriptor is None or descriptor.signer == record.signer)
             # Of an application that nobody here may have, or has, nothing is to be known.
-            return descriptor is not None and self.apps.authorise(record)
+            return descriptor is not None and self._judged(record)
         return self._authorise is not None and self._authorise(record)
+
+    def _judged(self, record: Record) -> bool:
+        """A head in a record: one that nobody committed is its signer's lie, when it is the signer's."""
+        if self.apps.authorise(record):
+            return True
+        liar = self.apps.forged(record)
+        if liar is not None and verify(record, self._verifier):
+            self._out.penalize(liar, Code.UNAUTHORISED, "record of a head that nobody committed")
+        return False
 
     def _owned(self, record: Record) -> bool:
         return self._owns is not None and self._owns(record.signer)

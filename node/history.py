@@ -24,7 +24,7 @@ from fl.notices import RoleChanged, StatusChanged
 from fl.spec import AppSpec
 from protocol.ids import AppId, NodeId, blob_id
 from protocol.messages import Value
-from pubsub.messages import Head
+from pubsub.heads import Head
 
 from .service import OVER
 from .subscriptions import Hub

@@ -63,3 +63,19 @@ def sealed_by(node: NodeId, seal_: Seal, verifier: Verifier, domain: str, data: 
     if ring_id(zone_of(node), seal_.key, seal_.nonce) != node:
         return False
     return verifier.verify(seal_.key, domain, data, seal_.signature)
+
+
+class Sealer:
+    """One node's seal, and its judgement of others': the port of the machines that need both."""
+
+    __slots__ = ("_signer", "_verifier")
+
+    def __init__(self, signer: Signer, verifier: Verifier) -> None:
+        self._signer, self._verifier = signer, verifier
+
+    def seal(self, domain: str, data: bytes) -> Seal:
+        return seal(self._signer, domain, data)
+
+    def check(self, node: NodeId, seal_: Seal, domain: str, data: bytes) -> bool:
+        """Is ``seal_`` that of ``node`` over ``data``?"""
+        return sealed_by(node, seal_, self._verifier, domain, data)

@@ -42,6 +42,23 @@ class TreeConfig:
     yield_after: int = 15 * SECOND
     """A root without a majority for this long steps down: another node may reach the voters that it cannot."""
 
+    hold_limit: int = 3600 * SECOND
+    """How long a root waits for voters that say that the content is on its way to them.  10 GB at 22 Mbit/s."""
+
+    reign_patience: int = 10 * SECOND
+    """How long a voter goes on believing in a root that does not say any more that it reigns.  A root that is dead,
+    rather than silent about it, is noticed by the ring's liveness."""
+
+    standing: int = 8
+    """A node to which a voter knows this many live nodes that are closer to the application's id may not stand for
+    root: views of the ring differ by a few nodes, not by eight."""
+
+    epoch_burst: int = 16
+    """Epochs that one candidate may ask of a voter in quick succession."""
+
+    epoch_pause: int = 1 * SECOND
+    """Time after which it may ask for one more.  An honest candidate pauses longer."""
+
     retry_limit: int = 8 * SECOND
     """Upper bound of the doubling pause between candidacies."""
 

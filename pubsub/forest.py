@@ -14,27 +14,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from dht.ports import Verdict
 from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId
 from protocol.messages import Contact, Message
+from protocol.signing import Sealer
 from protocol.streams import Stream
 
 from .config import TreeConfig
 from .grove import Grove
+from .heads import Head
 from .holdings import Holdings
 from .messages import (
     Accept,
     Accepted,
     Committed,
-    Head,
     HeadAnswer,
     HeadQuery,
+    Holding,
     Partial,
     Prepare,
     Promise,
+    Reign,
     Stale,
     TreeAccept,
     TreeBeat,
@@ -47,6 +52,7 @@ from .messages import (
     WaveUp,
 )
 from .ports import Genesis, Overlay, Roles
+from .proofs import Proofs
 from .voter import Voter
 
 MAX_APPS = 4096
@@ -66,15 +72,19 @@ class Forest:
         roles: Roles,
         out: Outbox,
         stream: Stream,
+        sealer: Sealer,
         restored: dict[str, bytes],
     ) -> None:
         self.me, self.config = me, config
         self.ring, self.roles, self.out, self.stream = ring, roles, out, stream
         self.holdings = Holdings(out)
+        self.proofs = Proofs(sealer)
         self.known: dict[AppId, Genesis] = {}
         """Applications that are not over."""
         self.heads: dict[AppId, Head] = {}
-        """What records say of their voters."""
+        """What records say of their voters; proven."""
+        self._ended: dict[AppId, tuple[Head, Head | None]] = {}
+        """First and last heads, in outline, of applications that are over: what is said of their end can be judged."""
         self.groves: dict[AppId, Grove] = {}
         self.voters: dict[AppId, Voter] = {}
         self.counters: dict[str, int] = {}
@@ -97,22 +107,41 @@ class Forest:
         self._serve(genesis.app, now)
         return True
 
-    def heard_of(self, head: Head, now: int) -> None:
-        """A committed head from a record: who the voters are now, and whether all is over."""
+    def proven(self, head: Head) -> bool | None:
+        """Does ``head`` prove that it was committed?  None when the application is not known here: nobody can say."""
+        first = self._genesis(head.app)
+        return None if first is None else self.proofs.committed(first, head)
+
+    def heard_of(self, head: Head, now: int) -> bool:
+        """A committed head from a record or a root: who the voters are now, and whether all is over.  False when it is
+        not proven."""
+        if not self.proven(head):
+            self.count("heads_unproven")
+            return False
         known = self.heads.get(head.app)
-        if known is None and len(self.heads) >= MAX_APPS:
-            return
-        if known is None or head.order > known.order:
+        if head.app in self.known and (known is None or head.order > known.order):
             self.heads[head.app] = head
         if head.app in self.groves:
             self.groves[head.app].heard_of(head, now)
+        return True
+
+    def newest(self, app: AppId) -> Head | None:
+        """The newest head that is proven here."""
+        grove, told = self.groves.get(app), self.heads.get(app)
+        seen = grove.head if grove is not None else self._ended.get(app, (None, None))[1]
+        return seen if told is None or (seen is not None and seen.order >= told.order) else told
 
     def conclude(self, app: AppId, now: int) -> None:
         """The application is over: nobody serves it any more."""
-        self.known.pop(app, None)
+        genesis = self.known.pop(app, None)
+        if genesis is not None:
+            last = self.newest(app)
+            self._ended[app] = genesis.head().outline(), last.outline() if last is not None else None
+            if len(self._ended) > MAX_APPS:
+                del self._ended[next(iter(self._ended))]
         self.heads.pop(app, None)
         if app in self.voters:
-            self.voters[app].over = True
+            self.voters[app].conclude()
         if app in self.groves:
             self.groves[app].conclude(now)
         else:
@@ -274,8 +303,14 @@ class Forest:
         return voter
 
     def _voter(self, app: AppId) -> Voter:
-        voter = self.voters[app] = Voter(app, self.me.id, out=self.out, holdings=self.holdings, count=self.count)
+        voter = self.voters[app] = Voter(
+            app, self.me.id, config=self.config, ring=self.ring, out=self.out, holdings=self.holdings,
+            proofs=self.proofs, genesis=self._genesis, newest=self.newest, count=self.count,
+        )  # fmt: skip
         return voter
+
+    def _genesis(self, app: AppId) -> Head | None:
+        return self.known[app].head() if app in self.known else self._ended.get(app, (None, None))[0]
 
     def _forget_a_vote(self) -> bool:
         """Make room: the vote on an application that is over; what is known of its end takes its place."""
@@ -305,23 +340,29 @@ class Forest:
         if grove is not None:
             grove.on_committed(peer, message, now)
 
+    def on_reign(self, peer: NodeId, message: Reign, now: int) -> None:
+        """From a root to its voters."""
+        voter = self.voters.get(message.head.app)
+        if message.head.app not in self.known or voter is None:
+            self.count("unknown_app")
+        elif self.heard_of(message.head, now):
+            voter.on_reign(peer, message, now)
+        else:
+            self.out.penalize(peer, Code.UNAUTHORISED, "head that nobody committed")
+
     def on_query(self, peer: NodeId, message: HeadQuery, now: int) -> None:
         """Whom does this node follow, and what does it know to be committed?"""
-        grove, voter = self.groves.get(message.app), self.voters.get(message.app)
-        head, root, epoch = None, None, 0
-        if grove is not None:
-            head, epoch = grove.head, grove.epoch
-        if voter is not None:
-            epoch = max(epoch, voter.ballot.promised)
-            accepted = voter.ballot.accepted
-            if message.full and accepted is not None and (head is None or accepted.order >= head.order):
-                head = accepted
-            root = voter.root if voter.root is not None and voter.root.id != self.me.id else None
+        grove, voter, head = self.groves.get(message.app), self.voters.get(message.app), self.newest(message.app)
+        root = voter.root if voter is not None and voter.root is not None and voter.root.id != self.me.id else None
+        hears = voter is not None and voter.hears_other(peer, now)
         if grove is not None and grove.proposer.leading:
-            root = self.me
-        if head is not None and not message.full:
-            head = head.outline()
-        self.out.send(peer, HeadAnswer(message.app, root, head, epoch))
+            root, hears = self.me, True
+        if head is not None:
+            held = voter.ballot.accepted if voter is not None else None
+            if held is not None and not head.whole and held.statement() == head.statement():
+                head = msgspec.structs.replace(held, proof=head.proof)
+            head = head if message.full and head.whole else head.outline()
+        self.out.send(peer, HeadAnswer(message.app, root, head, hears))
 
     # ---- inspection -------------------------------------------------------------------------------------------------
 
@@ -362,6 +403,8 @@ _HANDLERS: dict[type[Message], _Handler] = {
     HeadAnswer: _to_grove(Grove.on_answer),
     Prepare: Forest.on_prepare,
     Accept: Forest.on_accept,
-    Promise: _to_grove(Grove.on_promise),
-    Accepted: _to_grove(Grove.on_accepted),
+    Promise: _to_grove(lambda grove, *event: grove.throne.on_promise(*event)),
+    Accepted: _to_grove(lambda grove, *event: grove.throne.on_accepted(*event)),
+    Holding: _to_grove(lambda grove, *event: grove.throne.on_holding(*event)),
+    Reign: Forest.on_reign,
 }

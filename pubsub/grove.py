@@ -9,19 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from protocol.errors import Code
 from protocol.ids import NodeId
 
+from .heads import Head
 from .messages import (
-    MAX_LEAP,
-    Accepted,
     Committed,
-    Head,
     HeadAnswer,
-    HeadQuery,
-    Promise,
     Stale,
     TreeAccept,
     TreeBeat,
@@ -33,8 +27,9 @@ from .messages import (
     WaveUp,
 )
 from .ports import Genesis
-from .proposer import Phase, Proposer
+from .proposer import Proposer
 from .rendezvous import Rendezvous
+from .throne import Throne
 from .tree import Tree
 from .waves import Waves
 
@@ -46,8 +41,8 @@ class Grove:
     """This node's part in one application."""
 
     __slots__ = (
-        "_forest", "_introduced", "_last", "app", "epoch", "finished", "genesis", "head", "proposer", "rendezvous",
-        "tree", "waves",
+        "_first", "_forest", "_introduced", "_last", "app", "epoch", "finished", "genesis", "head", "proposer",
+        "rendezvous", "throne", "tree", "waves",
     )  # fmt: skip
 
     def __init__(self, forest: Forest, genesis: Genesis) -> None:
@@ -62,19 +57,17 @@ class Grove:
             self.tree, genesis.quorum, forest.config,
             roles=forest.roles, out=forest.out, holdings=forest.holdings, count=forest.count,
         )  # fmt: skip
-        self.proposer = Proposer(
-            app, forest.me, forest.config, ring=forest.ring, out=forest.out, stream=stream,
-            genesis=genesis.head(), holdings=forest.holdings,
-            on_rooted=self._rooted, on_committed=self._committed_here, status=self._status,
-        )  # fmt: skip
+        self._first = genesis.head()
         self.head: Head | None = None
-        """Newest head known to be committed."""
+        """Newest head proven to be committed."""
         self.epoch = 0
-        """Newest epoch heard of: what is older is stale."""
+        """Newest epoch that is proven to have had a root: what is older is stale."""
         self.finished = False
         self.rendezvous = Rendezvous(self, forest)
         self._introduced = -forest.config.answer_wait
         """When somebody was last shown the descriptor, ns."""
+        self.throne = Throne(self, forest)
+        self.proposer: Proposer = self.throne.proposer
         self._last: Committed | None = None
         """Newest commit as it was broadcast, for children that missed it."""
 
@@ -83,7 +76,7 @@ class Grove:
     @property
     def base(self) -> Head:
         """Where a candidacy starts: the newest committed head, else the genesis."""
-        return self.head if self.head is not None else self.genesis.head()
+        return self.head if self.head is not None else self._first
 
     @property
     def purpose(self) -> str:
@@ -98,137 +91,81 @@ class Grove:
         if not self.rendezvous.has_asked(peer):
             self._forest.count("answers_unasked")
             return
-        if message.head is not None:
-            self.heard_of(message.head, now)
-        if self.finished:
+        if message.head is not None and not self.told(peer, message.head, now):
             return
-        if not self.proposer.leading:
-            self.rendezvous.on_answer(peer, message.root, now)
-        elif self._plausible(peer, message.epoch) and message.epoch > self.proposer.epoch:
-            self._dethrone(message.epoch, now)
-
-    def _plausible(self, peer: NodeId, epoch: int) -> bool:
-        """Epochs grow by ones; a leap is a liar's attempt to end the application."""
-        if epoch <= max(self.epoch, self.proposer.epoch) + MAX_LEAP:
-            return True
-        self._forest.out.penalize(peer, Code.UNAUTHORISED, "epoch out of reach")
-        return False
+        if not self.finished and not self.proposer.leading:
+            self.rendezvous.on_answer(peer, message, now)
 
     def on_stale(self, peer: NodeId, message: Stale, now: int) -> None:
-        """Somebody knows a newer epoch than ours."""
+        """A newer epoch, as far as the head proves it that comes with it; or a voter's own refusal."""
         self._forest.count("stale_told")
-        if not self._plausible(peer, message.epoch):
-            return
-        epoch = self.proposer.epoch
-        if message.epoch > epoch or (message.epoch == epoch and self.proposer.on_refused(peer)):
-            self._dethrone(message.epoch, now)
-
-    def _dethrone(self, epoch: int, now: int) -> None:
-        self.epoch = max(self.epoch, epoch)
-        candidate = self.proposer.phase is not Phase.IDLE
-        was_root = self._retire(epoch)
-        if was_root:
-            self.waves.stop()
-            self._forest.roles.unrooted(self.app, epoch, now)
-            self.tree.step_down(now)
-        if candidate:
-            self.rendezvous.later(now)
-
-    def _retire(self, epoch: int) -> bool:
-        """Be neither root nor candidate; True when this node was root."""
-        if self.proposer.leading and self.proposer.head is not None:
-            self._unwatch_voters(self.proposer.head)
-        return self.proposer.retire(epoch)
-
-    def _rooted(self, head: Head, now: int) -> None:
-        """A majority holds ``head`` under our epoch."""
-        self.rendezvous.reached()
-        self._announce(head, now)
-        self.tree.become_root(now)
-        self._guard(now)
-        self._broadcast(Committed(head), now)
-        self._forest.roles.rooted(self.app, head, now)
-
-    def _guard(self, now: int) -> None:
-        """Keep an eye on the voters, and on being root."""
-        head = self.proposer.head
-        assert head is not None
-        for voter in head.voters:
-            if voter.id != self._forest.me.id:
-                self._forest.ring.watch(voter.id, self.purpose, now)
-        asked = self._forest.stream.choice(head.voters)
-        if asked.id != self._forest.me.id:
-            self._forest.out.send(asked.id, HeadQuery(self.app))
-        self._forest.out.set_timer(("tree.guard", self.app), now + self._forest.config.voter_check)
+        if message.head is None or self.told(peer, message.head, now):
+            self.throne.on_stale(peer, message, now)
 
     def propose(self, head: Head, now: int) -> None:
-        """At the root: commit the result of a round, and with it at most one change of the voters."""
-        if self.proposer.leading and not self.proposer.busy and head.epoch == self.proposer.epoch:
-            self.proposer.propose(msgspec.structs.replace(head, voters=self.proposer.next_voters(head.voters)), now)
-
-    def _committed_here(self, head: Head, now: int) -> None:
-        self._announce(head, now)
-        self._broadcast(Committed(head), now)
-        self._forest.roles.committed(self.app, head, now)
-
-    def _announce(self, head: Head, now: int) -> None:
-        """Outside the tree one must know who the voters are, and when all is over."""
-        before = self.base
-        self._note_head(head)
-        if before.voters != head.voters or head.finished:
-            self._forest.roles.voters_changed(head, now)
-            self._unwatch_voters(before)
-
-    def _unwatch_voters(self, head: Head) -> None:
-        for voter in head.voters:
-            self._forest.ring.unwatch(voter.id, self.purpose)
+        """At the root: commit the result of a round."""
+        self.throne.propose(head, now)
 
     # ---- heads ------------------------------------------------------------------------------------------------------
 
-    def heard_of(self, head: Head, now: int) -> None:
-        """A committed head from a record, an answer or a joiner: tells who the voters are."""
-        if head.app != self.app or (self.head is not None and head.order <= self.head.order):
-            return
-        if head.epoch > max(self.epoch, self.proposer.epoch) + MAX_LEAP:
-            self._forest.count("heads_implausible")
-            return
-        self._note_head(head)
-        self._saw(head.epoch, now)
+    def told(self, peer: NodeId, head: Head, now: int) -> bool:
+        """``peer`` states that ``head`` was committed.  False, and a penalty, when the head does not prove it."""
+        if self.heard_of(head, now):
+            return True
+        self._forest.out.penalize(peer, Code.UNAUTHORISED, "head that nobody committed")
+        return False
 
-    def _saw(self, epoch: int, now: int) -> None:
-        """There is, or was, a root in ``epoch``: a candidacy or reign before it is over."""
-        if self.proposer.phase is not Phase.IDLE and epoch > self.proposer.epoch:
-            self._dethrone(epoch, now)
-        self.epoch = max(self.epoch, epoch)
+    def heard_of(self, head: Head, now: int) -> bool:
+        """From a record, an answer, a joiner, a parent: how far the application is, and who guards it.
 
-    def _note_head(self, head: Head) -> None:
-        if self.head is None or head.order >= self.head.order:
+        False for a head that is not proven: it has no influence on anything.
+        """
+        if not self._forest.proofs.committed(self._first, head):
+            self._forest.count("heads_unproven")
+            return False
+        if self.head is None or head.order > self.head.order:
+            self.note(head, now)
+            self.throne.saw(head, now)
+        return True
+
+    def note(self, head: Head, now: int) -> None:
+        """``head`` was committed."""
+        if self.head is None or head.order > self.head.order:
+            if head.round > self.base.round:
+                self.rendezvous.calm()
             self.head = head
             self.tree.head = head.outline()
         self.epoch = max(self.epoch, head.epoch)
 
-    def _broadcast(self, message: Committed, now: int) -> None:
-        """At the root: let everybody know of a commit."""
+    @property
+    def outline(self) -> Head | None:
+        """The newest committed head as it is told to others."""
+        return self.tree.head
+
+    def broadcast(self, message: Committed, now: int) -> None:
+        """Let everybody below know of a commit."""
         self._last = message
         for child in self.tree.children:
             self._forest.out.send(child, message)
 
     def on_committed(self, peer: NodeId, message: Committed, now: int) -> None:
         """From the parent: note it, hand it down, tell the role."""
+        head = message.head
         if peer != self.tree.parent:
             self.tree.disown(peer)
             return
-        if not self._plausible(peer, message.head.epoch):
+        if head.epoch < self.epoch:
+            self._forest.out.send(peer, Stale(self.app, self.epoch, self.outline))
             return
-        if message.head.epoch < self.epoch:
-            self._forest.out.send(peer, Stale(self.app, self.epoch))
+        last = self._last.head if self._last is not None else self._first
+        if head.order <= last.order or not self.told(peer, head, now):
             return
-        if self._last is not None and message.head.order <= self._last.head.order:
+        if not head.whole:
+            self._forest.out.penalize(peer, Code.MALFORMED, "committed head without its values")
             return
-        self._note_head(message.head)
-        self._saw(message.head.epoch, now)
-        self._broadcast(message, now)
-        self._forest.roles.committed(self.app, message.head, now)
+        self.broadcast(message, now)
+        if (head.epoch, head.round) > (last.epoch, last.round):
+            self._forest.roles.committed(self.app, head, now)
 
     def conclude(self, now: int) -> None:
         """The application is over: nobody needs to be root; the tree lingers until the news has travelled."""
@@ -236,7 +173,7 @@ class Grove:
             return
         self.finished = True
         self.waves.stop()
-        self._retire(self.epoch)
+        self.throne.retire(self.epoch)
         self.rendezvous.forget()
         self.tree.wanted = False
         self._forest.out.set_timer(("tree.linger", self.app), now + self._forest.config.linger)
@@ -249,7 +186,7 @@ class Grove:
 
     def leave(self, now: int) -> None:
         """Let go of the tree; a root that leaves simply stops, and the ring finds the next."""
-        self._retire(self.epoch)
+        self.throne.retire(self.epoch)
         self.rendezvous.forget()
         self.waves.stop()
         self.tree.leave(now)
@@ -263,7 +200,8 @@ class Grove:
         return self.tree.attached and message.joiner.id not in self.tree.my_path
 
     def on_join(self, message: TreeJoin, now: int) -> None:
-        """Directly, or as a member on the way, or as the rendezvous."""
+        """Directly, or as a member on the way, or as the rendezvous.  Who routed the join is not known for certain,
+        so nobody is blamed for what it says of the head."""
         if message.head is not None:
             self.heard_of(message.head, now)
         joiner, out = message.joiner, self._forest.out
@@ -271,8 +209,8 @@ class Grove:
         if self.tree.attached:
             if self.tree.admit(joiner, message.attempt, now):
                 self._catch_up(joiner.id, message, now)
-        elif (root := self.rendezvous.live_root) is not None:
-            out.send(joiner.id, TreeRefuse(self.app, message.attempt, (root,)))
+        elif self.rendezvous.live_root is not None:
+            out.send(joiner.id, TreeRefuse(self.app, message.attempt, self.rendezvous.places))
         else:
             out.send(joiner.id, TreeRefuse(self.app, message.attempt))
             self.serve(now)
@@ -310,7 +248,7 @@ class Grove:
     def on_beat(self, peer: NodeId, message: TreeBeat, now: int) -> None:
         if not self.tree.on_beat(peer, message.path, now):
             return
-        last = self._last.head.order if self._last is not None else (0, 0)
+        last = self._last.head.order if self._last is not None else (0, 0, 0)
         if message.wave > self.waves.current or message.committed > last:
             self._forest.out.send(peer, TreeWant(self.app))
         elif message.awaits:
@@ -334,7 +272,7 @@ class Grove:
             self.waves.child_lost(peer, now)
         if peer == self.tree.parent:
             self.tree.lose_parent(now, tell=why == "silent")
-        self.rendezvous.gone(peer, now)
+        self.rendezvous.lost(peer, now)
 
     # ---- waves ------------------------------------------------------------------------------------------------------
 
@@ -342,13 +280,15 @@ class Grove:
         if peer != self.tree.parent:
             self.tree.disown(peer)
             return
-        if not self._plausible(peer, message.wave.epoch):
-            return
         if message.wave.epoch < self.epoch:
             self._forest.count("stale_refused")
-            self._forest.out.send(peer, Stale(self.app, self.epoch))
+            self._forest.out.send(peer, Stale(self.app, self.epoch, self.outline))
             return
-        self._saw(message.wave.epoch, now)
+        if message.wave.epoch != message.head.epoch:
+            self._forest.out.penalize(peer, Code.UNAUTHORISED, "wave of another epoch than its head")
+            return
+        if not self.told(peer, message.head, now):
+            return
         if self.finished:
             return
         holdings = self._forest.holdings
@@ -360,19 +300,13 @@ class Grove:
         """A child's partial, fenced first."""
         if message.wave.epoch < self.epoch:
             self._forest.count("stale_refused")
-            self._forest.out.send(peer, Stale(self.app, self.epoch))
+            self._forest.out.send(peer, Stale(self.app, self.epoch, self.outline))
             return
         if peer not in self.tree.children:
             self._forest.count("late_partials")
             self._forest.out.send(peer, TreeLeave(self.app))
             return
         self.waves.on_up(peer, message, now)
-
-    def on_promise(self, peer: NodeId, message: Promise, now: int) -> None:
-        self.proposer.on_promise(peer, message, now)
-
-    def on_accepted(self, peer: NodeId, message: Accepted, now: int) -> None:
-        self.proposer.on_accepted(peer, message, now)
 
     # ---- timers and notices -----------------------------------------------------------------------------------------
 
@@ -381,20 +315,18 @@ class Grove:
             case "tree.join":
                 self.tree.on_join_timer(now)
             case "tree.beat":
-                last = self._last.head.order if self._last is not None else (0, 0)
+                last = self._last.head.order if self._last is not None else (0, 0, 0)
                 self.tree.on_beat_timer(self.waves.current, last, self.waves.awaited, now)
             case "tree.wave":
                 self.waves.on_deadline(now)
             case "tree.head":
-                if self.proposer.on_timer(now):
-                    self._dethrone(self.proposer.epoch, now)
+                self.throne.on_timer(now)
             case "tree.search":
-                self.rendezvous.stand(now)
+                self.rendezvous.on_search_timer(now)
             case "tree.serve":
                 self.serve(now)
             case "tree.guard":
-                if self.proposer.leading:
-                    self._guard(now)
+                self.throne.on_guard_timer(now)
             case "tree.confirm":
                 self.rendezvous.confirm(now)
             case "tree.linger":
@@ -405,6 +337,3 @@ class Grove:
 
     def _tree_changed(self, now: int) -> None:
         self._forest.roles.tree_changed(self.app, now)
-
-    def _status(self, status: str, detail: str, now: int) -> None:
-        self._forest.roles.status(self.app, status, detail, now)

@@ -96,5 +96,9 @@ class Holdings:
         self._out.effects.append(StartTransfer(source, event.blob, wanted.size))
         return True
 
+    def awaits(self, value: Value) -> bool:
+        """Is the content of ``value`` on its way here?"""
+        return value.blob in self._wanted
+
     def __len__(self) -> int:
         return len(self._wanted)

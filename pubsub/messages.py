@@ -6,27 +6,19 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from protocol.messages import EMPTY, Contact, Id, Message, Natural, Value, register
+from protocol.messages import Contact, Digest, Id, Message, Natural, Value, register
+from protocol.signing import Seal
 
-MAX_MEMBERS = 16384
-"""Contributors that one partial may name."""
-
-MAX_METRICS = 64
-MAX_NAME = 64
-"""Characters in the name of a metric."""
+from .heads import Head, Members, Metrics, Order, Warrant
 
 MAX_DEPTH = 64
-MAX_VOTERS = 9
-MAX_LEAP = 1 << 16
-"""Epochs by which a message may be ahead of what its receiver knows: they grow by ones, and a leap is a liar's attempt
-to exhaust them."""
+LEAP = 64
+"""Epochs by which a candidate may be ahead of what a voter has promised or seen proven: they grow by ones."""
+
+FAR = 1 << 16
+"""A leap that no history explains: whoever says such an epoch is counted against."""
 
 Path = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_DEPTH)]
-Members = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
-Voters = Annotated[tuple[Contact, ...], msgspec.Meta(max_length=MAX_VOTERS)]
-Metrics = Annotated[
-    dict[Annotated[str, msgspec.Meta(max_length=MAX_NAME)], float], msgspec.Meta(max_length=MAX_METRICS)
-]
 
 
 class WaveId(NamedTuple):
@@ -41,40 +33,6 @@ NO_WAVE = WaveId(0, 0, 0)
 """Before any wave: real ones belong to an epoch of at least 1."""
 
 
-class Head(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """The register of an application: what its last round decided and who guards it (DESIGN section 7)."""
-
-    app: Id
-    epoch: Natural
-    """The fencing number of the root that proposed it.  Heads are ordered by (epoch, round)."""
-    round: Natural
-    root: Contact
-    voters: Voters
-    model: Value
-    state: Value = EMPTY
-    """Optimiser state of the server, for strategies that have one."""
-    contributors: Members = ()
-    """Sorted ids of those whose work is in ``model``: what a replay needs."""
-    metrics: Metrics = {}
-    """Sums over the contributors, each beside its weight ``NAME.n``."""
-    weight: float = 0.0
-    finished: bool = False
-    report: Annotated[bytes, msgspec.Meta(max_length=8192)] = b""
-    """What the coordinator must not forget between rounds (best metric, patience); opaque here."""
-
-    @property
-    def order(self) -> tuple[int, int]:
-        return self.epoch, self.round
-
-    def outline(self) -> Head:
-        """Without the values: enough to find the voters and to know how far the application is."""
-        return msgspec.structs.replace(self, model=EMPTY, state=EMPTY, contributors=(), metrics={}, report=b"")
-
-    def lean(self) -> Head:
-        """With the model only: what travels with a wave."""
-        return msgspec.structs.replace(self, state=EMPTY, contributors=(), metrics={}, report=b"")
-
-
 class Partial(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What travels up: a value with an associative, commutative merge.  Never an average (overlay.md 5b)."""
 
@@ -85,7 +43,7 @@ class Partial(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Sums: ``loss`` is the weighted sum, divided by ``weight`` only at the root."""
 
 
-@register(48, 16 * 1024)
+@register(48, 64 * 1024)
 class TreeJoin(Message):
     """Routed towards the application, intercepted by any member on the way; or sent straight to a candidate."""
 
@@ -96,7 +54,7 @@ class TreeJoin(Message):
     wave: WaveId | None = None
     """The wave in which the joiner has already handed in its partial, if any: nothing is expected of it there."""
     head: Head | None = None
-    """The newest head that the joiner knows: how a rendezvous learns who the voters are."""
+    """The newest head that the joiner knows, in outline: how a rendezvous learns who the voters are."""
 
 
 @register(49, 4096)
@@ -140,8 +98,8 @@ class TreeBeat(Message):
     app: Id
     path: Path
     wave: WaveId
-    committed: tuple[Natural, Natural]
-    """(epoch, round) of the newest head that the parent knows to be committed."""
+    committed: Order
+    """Of the newest head that the parent knows to be committed."""
     awaits: bool = False
     """The parent still waits for the child's answer to ``wave``."""
     remaining: Natural = 0
@@ -182,39 +140,46 @@ class WaveUp(Message):
     """Members of the subtree that should have answered and did not."""
 
 
-@register(56, 512 * 1024)
+@register(56, 640 * 1024)
 class Committed(Message):
     """Down the tree: a majority of voters holds this head.  Contributions to its round may be forgotten."""
 
     head: Head
 
 
-@register(57, 128)
+@register(57, 64 * 1024)
 class Stale(Message):
-    """What you said belongs to a dead epoch; this is the present one.  Counted, not punished."""
+    """What you said belongs to a dead epoch.  Counted, not punished.
+
+    From a voter it is a refusal, its own and nobody else's.  What anybody says of a newer epoch counts for as much as
+    the head proves that comes with it.
+    """
 
     app: Id
     epoch: Natural
+    """The newest that the sender has promised, or knows to have had a root."""
+    head: Head | None = None
+    """The newest committed head that the sender knows, in outline."""
 
 
 @register(58, 128)
 class HeadQuery(Message):
-    """Who is the root, as far as you know, and what is the newest head you have seen?"""
+    """Who is the root, as far as you know, would you follow another, and what is the newest head you have seen?"""
 
     app: Id
     full: bool = False
-    """Send the head with its inline values, not just its outline."""
+    """Send the head with its values, when they are there."""
 
 
-@register(59, 512 * 1024)
+@register(59, 640 * 1024)
 class HeadAnswer(Message):
     app: Id
     root: Contact | None
-    """Whom the sender last promised to follow or heard commit; the sender itself when it is the root."""
+    """Whom the sender last promised to follow; the sender itself when it is the root."""
     head: Head | None
-    """The newest head that the sender knows to be committed; asked for in full by a puller, the newest accepted."""
-    epoch: Natural = 0
-    """The newest epoch that the sender has promised or heard of."""
+    """The newest head that the sender knows to be committed; in outline, when its values were not asked for."""
+    hears: bool = False
+    """The sender is a voter and hears ``root`` reign: it would promise nothing to anybody else."""
 
 
 @register(60, 2048)
@@ -226,26 +191,56 @@ class Prepare(Message):
     candidate: Contact
 
 
-@register(61, 512 * 1024)
+@register(61, 640 * 1024)
 class Promise(Message):
-    """Durable before it is sent.  ``accepted`` is the newest head that this voter ever accepted."""
+    """Durable before it is sent."""
 
     app: Id
     epoch: Natural
+    incarnation: Natural
+    """Of the candidate: a promise is for one life."""
+    seal: Seal
+    """The voter's, over the whole of it: ``heads.promise``."""
     accepted: Head | None = None
+    """The newest head that this voter ever accepted."""
+    warrant: Warrant | None = None
+    """By what right it was proposed."""
 
 
-@register(62, 512 * 1024)
+@register(62, 640 * 1024)
 class Accept(Message):
-    """Phase 2: hold this head and its model."""
+    """Phase 2: hold this head and its model.  ``head.proof`` says on which voters the proposal stands."""
 
     head: Head
+    warrant: Warrant
 
 
-@register(63, 128)
+@register(63, 512)
 class Accepted(Message):
     """Durable, model included, before it is sent."""
 
     app: Id
-    epoch: Natural
-    round: Natural
+    order: Order
+    digest: Digest
+    """Of the very head, which names the life of its root: nothing that was said to an earlier life counts."""
+    seal: Seal
+
+
+@register(64, 64 * 1024)
+class Reign(Message):
+    """From the root to its voters, now and then: I am still the root, and this is the last head that I committed.
+
+    A voter that hears it promises nothing to others; one that follows another by now answers ``Stale``.
+    """
+
+    head: Head
+    over: bool = False
+    """The root steps down: vote for whom you like."""
+
+
+@register(65, 256)
+class Holding(Message):
+    """From a voter whose content is still on its way: an answer to a repeated ``Accept``.  It counts as life."""
+
+    app: Id
+    order: Order

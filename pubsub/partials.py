@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from protocol.errors import Code
 
-from .messages import MAX_METRICS, MAX_NAME, Partial
+from .heads import MAX_METRICS, MAX_NAME
+from .messages import Partial
 
 MIN_WEIGHT, MAX_WEIGHT = 2.0**-40, 2.0**40
 """Of one contributor, such as its number of samples: 10^12 of them are more than any node has."""

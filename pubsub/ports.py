@@ -10,7 +10,8 @@ import msgspec
 from protocol.ids import AppId, NodeId
 from protocol.messages import EMPTY, Contact, Message, Value
 
-from .messages import Head, Partial, WaveId
+from .heads import Head
+from .messages import Partial, WaveId
 
 
 class Genesis(msgspec.Struct, frozen=True, gc=False):

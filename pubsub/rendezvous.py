@@ -1,11 +1,16 @@
 """Seeing to it that an application has a root: the part of the node closest to its id.
 
-A rendezvous that does not know of a live root first asks the voters whom they follow, and the one they name whether it
-is alive and still root.  Only when that brings nothing does it stand.  The question costs a round trip and saves a
-change of root, and with it a repeated round, each time a node joins the ring closer to the application's id.
+A rendezvous that does not know of a live root first asks the voters whom they follow and whether they hear it reign,
+and whomever they name whether it is root.  Besides the voters that it knows of it asks those of the descriptor and the
+nodes closest to the id: any of them may know a newer head, which names newer voters, who are asked in turn.  It stands
+only when a majority of the newest voters would promise (Raft's pre-vote), so a candidacy that cannot succeed costs
+nobody an epoch.  A root that a majority of the voters hears is the root, even if this node cannot reach it.
 
 A root may step down without dying.  Whoever took it for the root notices when it asks for a place in the tree like
 anybody else, and asks it now and then in any case.
+
+Who lost a candidacy waits for a growing, random time before it looks again, and the time shrinks only when a round is
+committed: two that win and lose against each other leave each other ever more room.
 """
 
 from __future__ import annotations
@@ -15,8 +20,9 @@ from typing import TYPE_CHECKING
 from protocol.ids import NodeId
 from protocol.messages import Contact
 
-from .messages import HeadQuery
-from .proposer import Phase, majority
+from .messages import HeadAnswer, HeadQuery
+from .proofs import majority
+from .proposer import Phase
 
 if TYPE_CHECKING:
     from .forest import Forest
@@ -26,18 +32,24 @@ if TYPE_CHECKING:
 class Rendezvous:
     """What this node, when it is the closest one, knows of an application's root."""
 
-    __slots__ = ("_asked", "_forest", "_grove", "_retry", "_searching", "_silent", "root")
+    __slots__ = (
+        "_answers", "_asked", "_earliest", "_forest", "_fruitless", "_grove", "_retry", "_searching", "_witnesses",
+        "root",
+    )  # fmt: skip
 
     def __init__(self, grove: Grove, forest: Forest) -> None:
         self._grove, self._forest = grove, forest
         self.root: Contact | None = None
         """A root believed alive, when this node is the rendezvous and not root itself."""
+        self._witnesses: tuple[Contact, ...] = ()
+        """Voters that hear the root, when this node does not."""
         self._searching = False
-        self._asked: NodeId | None = None
-        """The supposed root, asked whether it still is."""
-        self._silent: dict[NodeId, bool] = {}
-        """Voters that answered the search and named no live root."""
-        self._retry = 0
+        self._asked: dict[NodeId, Contact] = {}
+        """Who was asked in the present search."""
+        self._answers: dict[NodeId, HeadAnswer] = {}
+        self._retry = self._earliest = 0
+        self._fruitless = -1
+        """Since when no majority of the voters answers, ns; -1: it does."""
 
     def serve(self, now: int) -> None:
         """Called whenever the ring changed: is it on this node to see that there is a root?"""
@@ -46,7 +58,9 @@ class Rendezvous:
             return
         if not self._is_ours():
             self._retreat()
-        elif not self.live_root and not self._searching and grove.proposer.phase is Phase.IDLE:
+            return
+        idle = self.live_root is None and not self._searching and grove.proposer.phase is Phase.IDLE
+        if idle and now >= self._earliest:
             self._search(now)
 
     def _is_ours(self) -> bool:
@@ -54,89 +68,158 @@ class Rendezvous:
 
     @property
     def live_root(self) -> Contact | None:
-        return self.root if self.root is not None and self._forest.ring.alive(self.root.id) else None
+        heard = self.root is not None and (bool(self._witnesses) or self._forest.ring.alive(self.root.id))
+        return self.root if heard else None
+
+    @property
+    def places(self) -> tuple[Contact, ...]:
+        """Whom a joiner should ask: the root, and those who hear it where this node does not."""
+        return () if self.root is None else (self.root, *self._witnesses[:2])
 
     def _retreat(self) -> None:
         """Someone else is the rendezvous now."""
         self.forget()
-        self._searching, self._asked = False, None
+        self._searching = False
         if self._grove.proposer.phase is Phase.PREPARING:
-            self._grove.proposer.retire(self._grove.epoch)
+            self._grove.throne.retire(self._grove.epoch)
 
     def forget(self) -> None:
         """There is no root that this node knows of."""
         if self.root is not None:
             self._forest.ring.unwatch(self.root.id, self._grove.purpose)
             self._forest.out.cancel_timer(("tree.confirm", self._grove.app))
-            self.root = None
+            self.root, self._witnesses = None, ()
 
-    def reached(self) -> None:
-        """This node is root itself."""
-        self._retry = 0
-        self.forget()
+    def calm(self) -> None:
+        """A round was committed: whoever is root, it works."""
+        self._retry = self._earliest = 0
 
     def gone(self, peer: NodeId, now: int) -> None:
-        """``peer`` is dead, or no root any more."""
+        """``peer`` is no root any more."""
         if self.root is not None and self.root.id == peer:
             self.forget()
             self.serve(now)
+
+    def lost(self, peer: NodeId, now: int) -> None:
+        """This node does not hear ``peer`` any more; perhaps others do."""
+        if not self._witnesses:
+            self.gone(peer, now)
 
     # ---- the search -------------------------------------------------------------------------------------------------
 
     def _search(self, now: int) -> None:
         """Ask the voters whom they follow."""
-        forest, app = self._forest, self._grove.app
-        self._searching, self._asked, self._silent = True, None, {}
-        for voter in self._grove.base.voters:
-            forest.ring.learn(voter)
-            forest.out.send(voter.id, HeadQuery(app))
-        forest.out.set_timer(("tree.search", app), now + forest.config.answer_wait)
+        self._searching, self._asked, self._answers = True, {}, {}
+        self._question((*self._grove.base.voters, *self._grove.genesis.voters, *self._near()))
+        self._forest.out.set_timer(("tree.search", self._grove.app), now + self._forest.config.answer_wait)
+
+    def _near(self) -> list[Contact]:
+        return self._forest.ring.closest(self._grove.app, len(self._grove.genesis.voters))
+
+    def _question(self, contacts: tuple[Contact, ...]) -> bool:
+        """Ask those who were not asked yet; True when there was one."""
+        fresh = {contact.id: contact for contact in contacts if contact.id not in self._asked}
+        for contact in fresh.values():
+            self._asked[contact.id] = contact
+            self._forest.ring.learn(contact)
+            self._forest.out.send(contact.id, HeadQuery(self._grove.app))
+        return bool(fresh)
 
     def has_asked(self, peer: NodeId) -> bool:
         """Does this node listen to what ``peer`` says of the root?"""
-        asked = (self._asked, self.root.id if self.root is not None else None)
-        return peer in asked or any(voter.id == peer for voter in self._grove.base.voters)
+        return (self._searching and peer in self._asked) or (self.root is not None and self.root.id == peer)
 
-    def on_answer(self, peer: NodeId, root: Contact | None, now: int) -> None:
-        """``peer`` follows ``root``."""
+    def on_answer(self, peer: NodeId, message: HeadAnswer, now: int) -> None:
+        """``peer`` follows a root, is one, or knows of none.  Its head was judged already."""
         if self._searching:
-            self._weigh(peer, root, now)
-        elif root is None or root.id != peer:
+            self._weigh(peer, message, now)
+        elif message.root is None or message.root.id != peer:
             self.gone(peer, now)
 
-    def _weigh(self, peer: NodeId, root: Contact | None, now: int) -> None:
-        """One answer to the search: a live root to be asked, its confirmation, or one voter more that knows none."""
-        forest, app = self._forest, self._grove.app
-        named = root if root is not None and root.id != forest.me.id and forest.ring.alive(root.id) else None
-        if named is not None and named.id == peer:
-            self._found(named, now)
-        elif named is not None and self._asked is None:
-            self._asked = named.id
-            forest.ring.learn(named)
-            forest.out.send(named.id, HeadQuery(app))
-            forest.out.set_timer(("tree.search", app), now + forest.config.answer_wait)
-        elif named is None:
-            self._silent[peer] = True
-            if peer == self._asked or (self._asked is None and majority(self._grove.base.voters, self._silent)):
-                self.stand(now)
+    def _weigh(self, peer: NodeId, message: HeadAnswer, now: int) -> None:
+        """One answer to the search: a root confirms itself with a head of its own, or one voter more has spoken."""
+        self._answers[peer] = message
+        root, head, grove = message.root, message.head, self._grove
+        if root is not None and root.id == peer:
+            if head is not None and head.root.id == peer and grove.head is not None and head.order >= grove.head.order:
+                self._found(root, (), now)
+            return
+        named = (root,) if root is not None and root.id != self._me and self._forest.ring.alive(root.id) else ()
+        if self._question((*named, *grove.base.voters)):
+            self._forest.out.set_timer(("tree.search", grove.app), now + self._forest.config.answer_wait)
+        pending = [one.root.id for one in self._answers.values() if one.root is not None and one.root.id in self._asked]
+        if all(one in self._answers or one == self._me for one in pending) and self._free():
+            self.stand(now)
 
-    def _found(self, root: Contact, now: int) -> None:
+    @property
+    def _me(self) -> NodeId:
+        return self._forest.me.id
+
+    def _hearing(self) -> dict[NodeId, Contact]:
+        """Voters that hear another root than this node, and which."""
+        answers = self._answers.items()
+        return {peer: a.root for peer, a in answers if a.hears and a.root is not None and a.root.id != self._me}
+
+    def _free(self) -> bool:
+        """Would a majority of the voters promise?"""
+        hearing = self._hearing()
+        free = [peer for peer in self._answers if peer not in hearing]
+        return majority(self._grove.base.seats, free)
+
+    def on_search_timer(self, now: int) -> None:
+        """Those who have not answered by now will not."""
+        if not self._searching:
+            return
+        hearing = self._hearing()
+        if self._free():
+            self.stand(now)
+        elif majority(self._grove.base.seats, hearing) and (root := self._unanimous(hearing)) is not None:
+            self._found(root, tuple(self._asked[peer] for peer in hearing if peer in self._asked), now)
+        else:
+            self._searching = False
+            self._complain(now)
+            self.later(now)
+
+    def _unanimous(self, hearing: dict[NodeId, Contact]) -> Contact | None:
+        """The root that a majority hears and that does not deny it."""
+        voters = self._grove.base.seats
+        for root in hearing.values():
+            if root.id not in self._answers and majority(voters, [p for p, r in hearing.items() if r.id == root.id]):
+                return root
+        return None
+
+    def _complain(self, now: int) -> None:
+        if majority(self._grove.base.seats, self._answers):
+            self._fruitless = -1
+            return
+        self._fruitless = self._fruitless if self._fruitless >= 0 else now
+        if now - self._fruitless >= self._forest.config.stall_after:
+            self._forest.roles.status(self._grove.app, "stalled", "no majority of the voters answers", now)
+
+    def _found(self, root: Contact, witnesses: tuple[Contact, ...], now: int) -> None:
         forest, app = self._forest, self._grove.app
-        self._searching, self._asked = False, None
-        self.root, self._retry = root, 0
+        self.forget()
+        self._searching, self._fruitless = False, -1
+        self.root, self._witnesses = root, witnesses
         forest.out.cancel_timer(("tree.search", app))
         forest.ring.watch(root.id, self._grove.purpose, now)
         forest.out.set_timer(("tree.confirm", app), now + forest.config.voter_check)
 
     def confirm(self, now: int) -> None:
-        """Ask the root whether it still is."""
-        if self.root is not None:
+        """Ask the root whether it still is, or its voters whether they still hear it."""
+        if self.root is None:
+            return
+        if self._witnesses:
+            self.forget()
+            self.serve(now)
+        else:
             self._forest.out.send(self.root.id, HeadQuery(self._grove.app))
             self._forest.out.set_timer(("tree.confirm", self._grove.app), now + self._forest.config.voter_check)
 
     def stand(self, now: int) -> None:
-        """Nobody claims the root: stand for it, unless meanwhile it is somebody else's turn."""
-        self._searching, self._asked = False, None
+        """Nobody reigns: stand for root, unless meanwhile it is somebody else's turn."""
+        self._searching, self._fruitless = False, -1
+        self._forest.out.cancel_timer(("tree.search", self._grove.app))
         grove = self._grove
         if not grove.finished and grove.proposer.phase is Phase.IDLE and self._is_ours():
             grove.proposer.epoch = max(grove.proposer.epoch, grove.epoch)
@@ -147,4 +230,5 @@ class Rendezvous:
         config = self._forest.config
         self._retry = min(self._retry * 2 or config.answer_wait, config.retry_limit)
         pause = self._retry // 2 + self._forest.stream.below(self._retry)
-        self._forest.out.set_timer(("tree.serve", self._grove.app), now + pause)
+        self._earliest = now + pause
+        self._forest.out.set_timer(("tree.serve", self._grove.app), self._earliest)

@@ -30,7 +30,8 @@ from protocol.messages import Contact
 from protocol.streams import Stream
 
 from .config import TreeConfig
-from .messages import MAX_DEPTH, NO_WAVE, Head, TreeAccept, TreeBeat, TreeJoin, TreeLeave, TreeRefuse, WaveId
+from .heads import Head
+from .messages import MAX_DEPTH, NO_WAVE, TreeAccept, TreeBeat, TreeJoin, TreeLeave, TreeRefuse, WaveId
 from .ports import Overlay
 
 
@@ -229,7 +230,9 @@ class Tree:
         jitter = self._stream.below(self._config.beat // 4)
         self._out.set_timer(("tree.beat", self.app), now + self._config.beat - jitter)
 
-    def on_beat_timer(self, wave: WaveId, committed: tuple[int, int], awaited: Collection[NodeId], now: int) -> None:
+    def on_beat_timer(
+        self, wave: WaveId, committed: tuple[int, int, int], awaited: Collection[NodeId], now: int
+    ) -> None:
         """Beat to the children, some of whose answers are awaited; notice a parent that no longer beats."""
         if not self.wanted and not self.children:
             return
@@ -243,7 +246,7 @@ class Tree:
 
     def hurry(self, child: NodeId, wave: WaveId, remaining: int) -> None:
         """A beat out of turn: the answer to ``wave`` is wanted within ``remaining`` ns."""
-        self._out.send(child, TreeBeat(self.app, self.my_path, wave, (0, 0), True, remaining))
+        self._out.send(child, TreeBeat(self.app, self.my_path, wave, (0, 0, 0), True, remaining))
 
     def on_beat(self, peer: NodeId, path: Sequence[NodeId], now: int) -> bool:
         """True when it comes from the parent and the path is sound."""
@@ -262,7 +265,7 @@ class Tree:
 
     def _tell_children(self) -> None:
         """A changed path goes down at once: loops are found by it."""
-        beat = TreeBeat(self.app, self.my_path, NO_WAVE, (0, 0))
+        beat = TreeBeat(self.app, self.my_path, NO_WAVE, (0, 0, 0))
         for child in self.children:
             self._out.send(child, beat)
 

@@ -1,10 +1,15 @@
 """The guardian of a head: one acceptor of a register on 2f + 1 daemons.
 
 Classic Paxos (Lamport 1998) with the register's history collapsed to its newest value: a voter follows the candidate
-of the highest epoch it promised, and holds the newest head that it accepted.  An epoch is promised to *one* candidate
-only, so two candidates of one epoch cannot both win (Raft's ``votedFor``, Ongaro & Ousterhout 2014).  Nothing is said
-before it is durable: ``Promise`` and ``Accepted`` wait for ``Stored``.  A head is accepted only with its model: the
-content is here, pinned, before the head is stored.
+of the highest epoch it promised, and holds the newest head that it accepted.  An epoch is promised to *one* life of one
+candidate only, so two candidates of one epoch cannot both win (Raft's ``votedFor``, Ongaro & Ousterhout 2014).  Nothing
+is said before it is durable: ``Promise`` and ``Accepted`` wait for ``Stored``.  A head is accepted only with its model:
+the content is here, pinned, before the head is stored, and what only the older head named is let go when it is.
+
+A voter takes nobody's word.  It seals a head only when the chain in it proves on whose voters it stands, when it
+changes them by one at most, and when its root shows a right to propose it (``heads.Warrant``).  It promises only to a
+candidate that stands near the application's id, an epoch within reach, and not while it hears a root reign whose
+commits are proven: whoever cannot reach that root may not depose it (Raft's pre-vote and leader stickiness in one).
 """
 
 from __future__ import annotations
@@ -16,13 +21,19 @@ import msgspec
 
 from protocol.effects import Outbox
 from protocol.errors import Code
-from protocol.ids import AppId, BlobId, NodeId
+from protocol.ids import AppId, BlobId, NodeId, closeness
 from protocol.messages import Contact, Message, Value
 
+from .config import TreeConfig
+from .heads import Head, Life, Warrant
 from .holdings import Holdings
-from .messages import MAX_LEAP, Accept, Accepted, Head, Prepare, Promise, Stale
+from .messages import FAR, LEAP, Accept, Accepted, Holding, Prepare, Promise, Reign, Stale
+from .ports import Overlay
+from .proofs import Proofs
 
 MAX_PENDING = 64
+MAX_CANDIDATES = 16
+"""Candidates whose pace is remembered."""
 
 
 class Ballot(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -31,6 +42,8 @@ class Ballot(msgspec.Struct, frozen=True, gc=False, array_like=True):
     promised: int = 0
     candidate: Contact | None = None
     accepted: Head | None = None
+    warrant: Warrant | None = None
+    """By what right ``accepted`` was proposed."""
 
 
 def _same_life(a: Contact | None, b: Contact) -> bool:
@@ -51,20 +64,43 @@ _decoder = msgspec.msgpack.Decoder(Ballot)
 class Voter:
     """This node's vote on one application."""
 
-    __slots__ = ("_arriving", "_count", "_holdings", "_me", "_out", "_pending", "app", "ballot", "over")
+    __slots__ = (
+        "_arriving", "_config", "_count", "_genesis", "_heard", "_holdings", "_me", "_newest", "_out", "_paces",
+        "_pending", "_proofs", "_released", "_ring", "app", "ballot", "over",
+    )  # fmt: skip
 
     def __init__(
-        self, app: AppId, me: NodeId, *, out: Outbox, holdings: Holdings, count: Callable[[str], None]
+        self,
+        app: AppId,
+        me: NodeId,
+        *,
+        config: TreeConfig,
+        ring: Overlay,
+        out: Outbox,
+        holdings: Holdings,
+        proofs: Proofs,
+        genesis: Callable[[AppId], Head | None],
+        newest: Callable[[AppId], Head | None],
+        count: Callable[[str], None],
     ) -> None:
+        """``genesis``: the head in the descriptor, None when it is not known here.  ``newest``: the newest head that
+        this node knows to be committed."""
         self.app = app
-        self._me, self._out, self._holdings, self._count = me, out, holdings, count
+        self._me, self._config, self._ring, self._out, self._holdings = me, config, ring, out, holdings
+        self._proofs, self._genesis, self._newest, self._count = proofs, genesis, newest, count
         self.ballot = Ballot()
         self.over = False
         """The application is known to have ended: this vote is kept only as long as there is room."""
-        self._arriving: Head | None = None
-        """Outline of the head whose content is on its way."""
-        self._pending: deque[tuple[NodeId, Message]] = deque()
-        """Answers that wait for their ``Stored``, in the order of the stores."""
+        self._arriving = b""
+        """Digest of the head whose content is on its way."""
+        self._pending: deque[tuple[NodeId, Message, list[BlobId]]] = deque()
+        """Answers that wait for their ``Stored``, in the order of the stores, and what may be let go with them."""
+        self._released: list[BlobId] = []
+        """Artifacts of older heads, to be let go with the next store."""
+        self._heard = -1
+        """When the root that this voter follows last said that it reigns, ns; -1: never."""
+        self._paces: dict[NodeId, tuple[int, int]] = {}
+        """Candidate → (epochs that it may still ask for at once, since when)."""
 
     @staticmethod
     def key(app: AppId) -> str:
@@ -74,51 +110,145 @@ class Voter:
     def restore(self, value: bytes) -> None:
         """Raises msgspec.MsgspecError when ``value`` is not a ballot: the store is corrupt."""
         self.ballot = _decoder.decode(value)
-        if self.ballot.accepted is not None:
-            self._repin(None, self.ballot.accepted)
+        for blob in _artifacts(self.ballot.accepted):
+            self._out.pin(blob)
 
     # ---- phase 1 ----------------------------------------------------------------------------------------------------
 
     def on_prepare(self, peer: NodeId, message: Prepare, now: int) -> None:
-        """Follow ``candidate`` in ``epoch``, unless someone else was promised that or more."""
-        if message.candidate.id != peer:
+        """Follow ``candidate`` in ``epoch``, unless someone else was promised that or more, or reigns."""
+        ballot, candidate, epoch = self.ballot, message.candidate, message.epoch
+        if candidate.id != peer:
             self._out.penalize(peer, Code.UNAUTHORISED, "candidate for another node")
-            return
-        if not self._plausible(peer, message.epoch):
-            return
-        ballot = self.ballot
-        repeated = message.epoch == ballot.promised and _same_life(ballot.candidate, message.candidate)
-        if message.epoch <= ballot.promised and not repeated:
+        elif epoch > self._reach() + FAR:
+            self._out.penalize(peer, Code.UNAUTHORISED, "epoch out of reach")
+        elif epoch == ballot.promised and _same_life(ballot.candidate, candidate):
+            self._promise(peer)
+        elif epoch <= ballot.promised or epoch > self._reach() + LEAP or self.hears_other(peer, now):
             self._refuse(peer)
-            return
-        if not repeated:
-            self.ballot = Ballot(message.epoch, message.candidate, ballot.accepted)
-        self._answer(peer, Promise(self.app, message.epoch, self.ballot.accepted))
+        elif not self._plausible(candidate):
+            self._count("candidates_implausible")
+        elif not self._in_pace(peer, now):
+            self._count("candidates_hasty")
+        else:
+            self._stop_listening()
+            self.ballot = msgspec.structs.replace(ballot, promised=epoch, candidate=candidate)
+            self._promise(peer)
 
-    def _plausible(self, peer: NodeId, epoch: int) -> bool:
-        if epoch <= self.ballot.promised + MAX_LEAP:
+    def _promise(self, peer: NodeId) -> None:
+        ballot = self.ballot
+        assert ballot.candidate is not None
+        held = ballot.accepted.statement() if ballot.accepted is not None else None
+        seal = self._proofs.promise(self.app, ballot.promised, Life.of(ballot.candidate), held)
+        incarnation = ballot.candidate.incarnation
+        self._answer(peer, Promise(self.app, ballot.promised, incarnation, seal, ballot.accepted, ballot.warrant))
+
+    def _reach(self) -> int:
+        """The highest epoch that is beyond doubt."""
+        newest = self._newest(self.app)
+        return max(self.ballot.promised, newest.epoch if newest is not None else 0)
+
+    def _plausible(self, candidate: Contact) -> bool:
+        """Does it stand so near the application's id that it may take itself for the closest, or is it a voter?
+
+        Views of the ring differ, so a few nodes may be closer.  Whoever is the closest on its side of a partition is
+        plausible there as soon as the others of that side have noticed that the rest is gone.
+        """
+        newest = self._newest(self.app) or self._genesis(self.app)
+        if newest is not None and candidate.id in (*newest.seats, newest.root.id):
             return True
-        self._out.penalize(peer, Code.UNAUTHORISED, "epoch out of reach")
-        return False
+        near = self._ring.closest(self.app, self._config.standing)
+        mine = closeness(self.app, candidate.id)
+        return sum(closeness(self.app, contact.id) < mine for contact in near) < self._config.standing
+
+    def _in_pace(self, peer: NodeId, now: int) -> bool:
+        """A bucket for each candidate: a burst of epochs, then about one a second."""
+        burst, pause = self._config.epoch_burst, self._config.epoch_pause
+        left, since = self._paces.pop(peer, (burst, now))
+        gained = (now - since) // pause
+        left, since = min(left + gained, burst), since + gained * pause
+        self._paces[peer] = (max(left - 1, 0), since)
+        if len(self._paces) > MAX_CANDIDATES:
+            del self._paces[next(iter(self._paces))]
+        return left > 0
 
     def _refuse(self, peer: NodeId) -> None:
         self._count("stale_refused")
-        self._out.send(peer, Stale(self.app, self.ballot.promised))
+        newest = self._newest(self.app)
+        self._out.send(peer, Stale(self.app, self.ballot.promised, newest.outline() if newest is not None else None))
+
+    # ---- who reigns -------------------------------------------------------------------------------------------------
+
+    def on_reign(self, peer: NodeId, message: Reign, now: int) -> None:
+        """``message.head`` is proven.  Its root reigns as long as it says so."""
+        head, ballot = message.head, self.ballot
+        if head.root.id != peer:
+            self._out.penalize(peer, Code.UNAUTHORISED, "reign of another")
+        elif head.epoch < ballot.promised:
+            self._refuse(peer)
+        elif head.epoch == ballot.promised and _same_life(ballot.candidate, head.root):
+            if message.over:
+                self._stop_listening()
+            elif not self.over:
+                self._heard = now
+                self._ring.watch(peer, self._purpose, now)
+
+    def hears_other(self, peer: NodeId, now: int) -> bool:
+        """Is there a live root, and is it another than ``peer``?"""
+        root = self.ballot.candidate
+        if root is None or root.id == peer or self._heard < 0 or now - self._heard > self._config.reign_patience:
+            return False
+        return self._ring.alive(root.id)
+
+    def _stop_listening(self) -> None:
+        if self._heard >= 0 and self.ballot.candidate is not None:
+            self._ring.unwatch(self.ballot.candidate.id, self._purpose)
+        self._heard = -1
+
+    @property
+    def _purpose(self) -> str:
+        return "vote:" + self.app.hex()
 
     # ---- phase 2 ----------------------------------------------------------------------------------------------------
 
     def on_accept(self, peer: NodeId, message: Accept, now: int) -> None:
         """Hold this head, once its content is here."""
-        head = message.head
-        if head.root.id != peer:
+        head, warrant, genesis = message.head, message.warrant, self._genesis(self.app)
+        statement = head.statement()
+        if genesis is None:
+            self._count("unknown_app")
+        elif head.root.id != peer:
             self._out.penalize(peer, Code.UNAUTHORISED, "head of another root")
-        elif not (head.model.well_formed and head.state.well_formed):
+        elif statement is None or not (head.whole and head.model.well_formed and head.state.well_formed):
             self._out.penalize(peer, Code.MALFORMED, "head")
+        elif self._contradicts(head):
+            self._out.penalize(peer, Code.UNAUTHORISED, "two heads of one order")
         elif self._superseded(head):
             self._refuse(peer)
-        elif self._plausible(peer, head.epoch) and self._arriving != head.outline():
-            self._arriving = head.outline()
-            self._fetch([head.model, head.state], peer, lambda at: self._hold(peer, head), now)
+        elif self._arriving == statement.digest():
+            self._out.send(peer, Holding(self.app, head.order))
+        elif not self._may(genesis, head, warrant):
+            self._out.penalize(peer, Code.UNAUTHORISED, "head without a right to propose it")
+        elif self._forgets(genesis, head):
+            self._refuse(peer)
+        else:
+            self._arriving = statement.digest()
+            self._fetch([head.model, head.state], peer, lambda at: self._hold(peer, head, warrant), now)
+
+    def _may(self, genesis: Head, head: Head, warrant: Warrant) -> bool:
+        """Is this what the winner of its epoch may propose?  A head that is held already was judged before."""
+        held = self.ballot.accepted
+        if held is not None and held.order == head.order and held.statement() == head.statement():
+            return True
+        return self._proofs.warranted(genesis, head, warrant)
+
+    def _forgets(self, genesis: Head, head: Head) -> bool:
+        """Does it stand on voters that a newer proven head has replaced, as if that head had never been?"""
+        newest, before = self._newest(self.app), self._proofs.stands_on(genesis, head)
+        last = head.proof.links[-1].statement.order if head.proof.links else genesis.order
+        if newest is None or newest.order <= last or before is None:
+            return False
+        return set(newest.seats) not in (set(before), set(head.seats))
 
     def _fetch(self, values: list[Value], peer: NodeId, then: Callable[[int], None], now: int) -> None:
         """Bring ``values`` here one after the other; the root asks again when one does not come."""
@@ -129,7 +259,12 @@ class Voter:
         self._holdings.ensure(first, (peer,), lambda at: self._fetch(rest, peer, then, at), now, failed=self._give_up)
 
     def _give_up(self, now: int) -> None:
-        self._arriving = None
+        self._arriving = b""
+
+    def _contradicts(self, head: Head) -> bool:
+        """Has the same root proposed another head of this order?  A voter that sealed both would prove both."""
+        held = self.ballot.accepted
+        return held is not None and held.order == head.order and held.statement() != head.statement()
 
     def _superseded(self, head: Head) -> bool:
         ballot = self.ballot
@@ -139,32 +274,45 @@ class Voter:
             return True
         return ballot.accepted is not None and head.order < ballot.accepted.order
 
-    def _hold(self, peer: NodeId, head: Head) -> None:
+    def _hold(self, peer: NodeId, head: Head, warrant: Warrant) -> None:
         """The content is here; the epoch may have passed meanwhile."""
-        self._arriving = None
-        if self._superseded(head):
+        self._arriving = b""
+        if self._superseded(head) or self._contradicts(head):
             self._refuse(peer)
             return
+        statement = head.statement()
+        assert statement is not None
         before = self.ballot.accepted
-        self.ballot = Ballot(head.epoch, head.root, head)
+        if not _same_life(self.ballot.candidate, head.root):
+            self._stop_listening()
+        self.ballot = Ballot(head.epoch, head.root, head, warrant)
         self._repin(before, head)
-        self._answer(peer, Accepted(self.app, head.epoch, head.round))
+        digest = statement.digest()
+        self._answer(peer, Accepted(self.app, head.order, digest, self._proofs.accept(digest)))
+
+    def conclude(self) -> None:
+        """The application is over: nobody need reign."""
+        self.over = True
+        self._stop_listening()
 
     def forget(self) -> None:
         """Give back all that this vote holds."""
-        self._repin(self.ballot.accepted, None)
+        self._stop_listening()
+        for blob in (*_artifacts(self.ballot.accepted), *self._released):
+            self._out.unpin(blob)
+        for _, _, released in self._pending:
+            for blob in released:
+                self._out.unpin(blob)
         self._pending.clear()
         self._out.store(self.key(self.app), None)
 
-    def _repin(self, before: Head | None, head: Head | None) -> None:
-        """Keep what the new head names and let go of what only the old one did."""
+    def _repin(self, before: Head | None, head: Head) -> None:
+        """Keep what the new head names; what only the old one did goes when the new one is durable."""
         kept, gone = _artifacts(head), _artifacts(before)
         for blob in kept:
             if blob not in gone:
                 self._out.pin(blob)
-        for blob in gone:
-            if blob not in kept:
-                self._out.unpin(blob)
+        self._released += [blob for blob in gone if blob not in kept]
 
     # ---- durability -------------------------------------------------------------------------------------------------
 
@@ -173,14 +321,17 @@ class Voter:
         if len(self._pending) >= MAX_PENDING:
             self._count("voter_overflow")
             return
-        self._pending.append((peer, message))
+        self._pending.append((peer, message, self._released))
+        self._released = []
         self._out.store(self.key(self.app), _encoder.encode(self.ballot))
 
     def on_stored(self) -> None:
         """One of our stores is durable, in the order in which they were asked for."""
         if self._pending:
-            peer, message = self._pending.popleft()
+            peer, message, released = self._pending.popleft()
             self._out.send(peer, message)
+            for blob in released:
+                self._out.unpin(blob)
 
     @property
     def root(self) -> Contact | None:

@@ -33,8 +33,9 @@ from protocol.errors import Code
 from protocol.ids import NodeId
 
 from .config import TreeConfig
+from .heads import MAX_MEMBERS, Head
 from .holdings import Holdings
-from .messages import MAX_MEMBERS, NO_WAVE, Head, Partial, WaveId, WaveOpen, WaveUp
+from .messages import NO_WAVE, Partial, WaveId, WaveOpen, WaveUp
 from .partials import flaw
 from .ports import HandedIn, OpenWave, Roles
 from .tree import Tree

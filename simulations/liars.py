@@ -19,6 +19,7 @@ import msgspec
 from dht.messages import RecordPush, Replicas
 from dht.records import Kind, sign_record
 from fl import spec as specs
+from fl.applications import voters_version
 from node.core import NodeCore
 from protocol.effects import Effect, Send
 from protocol.events import Event
@@ -26,9 +27,9 @@ from protocol.ids import AppId, NodeId, app_id
 from protocol.messages import Contact, Message, Value
 from protocol.streams import Stream
 from pubsub.grove import Grove
+from pubsub.heads import Head
 from pubsub.messages import (
     Committed,
-    Head,
     HeadAnswer,
     HeadQuery,
     Partial,
@@ -157,7 +158,7 @@ def _unsigned_head(liar: Liar, grove: Grove, now: int) -> Said:
 def _voters_record(liar: Liar, grove: Grove, now: int) -> Said:
     """The same in a record."""
     head = liar.forged_head(grove, 1).outline()
-    version = head.epoch << 32 | head.round
+    version = voters_version(head)
     push = liar.record(Kind.VOTERS, grove.app, version, msgspec.msgpack.encode(head), now)
     return [(peer, push) for peer in liar.some(grove)]
 

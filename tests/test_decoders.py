@@ -32,7 +32,7 @@ from node.identity.revocation import Revocation, read_revocation
 from node.links import bulk
 from protocol import wire
 from protocol.errors import MyceliaError
-from pubsub.messages import Head
+from pubsub.heads import Head
 from simulations.signing import KeyedHashSigner
 from tests.protocol.instances import Examples
 

@@ -18,7 +18,7 @@ from typing import Any
 from fl.notices import WaveStarted
 from fl.tasks import Evaluate, Finish, Train
 from protocol.ids import AppId, NodeId, short
-from pubsub.messages import Head
+from pubsub.heads import Head
 
 from ..clock import MILLISECOND, SECOND
 from ..developer import Submission

@@ -18,7 +18,8 @@ from fl.notices import RoundCommitted
 from fl.spec import AppSpec
 from protocol.ids import AppId, NodeId, short
 from protocol.messages import Contact
-from pubsub.messages import Accepted, Committed, Head, Promise
+from pubsub.heads import Head
+from pubsub.messages import Accepted, Committed, Promise
 from pubsub.voter import Ballot
 
 from ..compute import contribution
@@ -30,7 +31,7 @@ _ballots = msgspec.msgpack.Decoder(Ballot)
 
 
 class Slot:
-    """One proposal: all that voters accept under one (epoch, round)."""
+    """One proposal: all that voters accept under one (epoch, round, revision)."""
 
     __slots__ = ("acceptors", "chosen", "head")
 
@@ -44,11 +45,11 @@ class Chain:
     """The history of one application, as its voters decided it."""
 
     def __init__(self) -> None:
-        self.slots: dict[tuple[int, int], Slot] = {}
+        self.slots: dict[tuple[int, int, int], Slot] = {}
         self.rounds: dict[int, Head] = {}
         """Round → the first head that was chosen for it."""
-        self.order: list[tuple[int, int]] = []
-        """(epoch, round) of all chosen heads, sorted."""
+        self.order: list[tuple[int, int, int]] = []
+        """(epoch, round, revision) of all chosen heads, sorted."""
 
     @property
     def newest(self) -> Head | None:
@@ -128,10 +129,10 @@ class Heads:
     def _accepted(self, now: int, host: Host, effect: Any) -> None:
         message: Accepted = effect.message
         ballot = self._ballots.get((host.index, message.app), Ballot())
-        durable = ballot.accepted is not None and ballot.accepted.order >= (message.epoch, message.round)
+        durable = ballot.accepted is not None and ballot.accepted.order >= message.order
         self._report.require(
             durable, "durable-before-said", now,
-            f"{who(host)} accepts head {message.epoch, message.round}, its disk knows nothing",
+            f"{who(host)} accepts head {message.order}, its disk knows nothing",
         )  # fmt: skip
 
     # ---- what the voters decide together ----

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from protocol.ids import AppId, BlobId, short
-from pubsub.messages import Accepted, Head
+from pubsub.heads import Head
+from pubsub.messages import Accepted
 
 from ..clock import SECOND
 from ..developer import Submission
@@ -28,7 +29,7 @@ class Keeping:
 
     def __init__(self, world: World, report: Report, heads: Heads) -> None:
         self._world, self._report, self._heads = world, report, heads
-        self._told: dict[tuple[int, AppId, tuple[int, int]], None] = {}
+        self._told: dict[tuple[int, AppId, tuple[int, int, int]], None] = {}
         """(Host, application, head) of which something was reported already."""
         self._scattered: dict[AppId, int] = {}
         """Application → since when its code has been on too few disks, or, if it still may be, should have been."""
@@ -50,7 +51,7 @@ class Keeping:
     def _accepted(self, now: int, host: Host, effect: Any) -> None:
         message: Accepted = effect.message
         accepted = self._heads.accepted_by(host, message.app)
-        if accepted is not None and accepted.order == (message.epoch, message.round):
+        if accepted is not None and accepted.order == message.order:
             self._held(host, message.app, accepted, now, "accepts, without its content,")
 
     def _held(self, host: Host, app: AppId, head: Head, now: int, does: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fl.notices import StatusChanged
 from protocol.ids import AppId, short
-from pubsub.messages import Head
+from pubsub.heads import Head
 
 from ..developer import Submission
 from ..host import Host, State

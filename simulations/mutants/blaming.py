@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from protocol.errors import Code
 from protocol.ids import NodeId
-from pubsub.messages import Head
+from pubsub.heads import Head
 from pubsub.proposer import Proposer
 from pubsub.voter import Voter
 

@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 
 import msgspec
 
 from protocol.ids import NodeId
 from protocol.messages import Contact, Message
+from protocol.signing import Seal
+from pubsub import proofs as proofs_module
 from pubsub import proposer as proposer_module
-from pubsub.messages import Accepted, Head, Prepare, Promise
+from pubsub.heads import Head, Vote, Warrant
+from pubsub.messages import Accepted, Prepare, Promise
+from pubsub.proofs import Proofs
 from pubsub.proposer import Phase, Proposer
+from pubsub.tally import Report
 from pubsub.voter import Ballot, Voter
 
-from .planting import patched
+from .planting import patched, together
 
 
 def no_epoch_fence() -> AbstractContextManager[None]:
@@ -33,11 +38,16 @@ def accept_older_head() -> AbstractContextManager[None]:
 
     def superseded(self: Voter, head: Head) -> bool:
         ballot = self.ballot
-        forgetful = Voter(self.app, self._me, out=self._out, holdings=self._holdings, count=self._count)
-        forgetful.ballot = Ballot(ballot.promised, ballot.candidate, None)
-        return original(forgetful, head)
+        held, self.ballot = ballot, msgspec.structs.replace(ballot, accepted=None)
+        try:
+            return original(self, head)
+        finally:
+            self.ballot = held
 
-    return patched(Voter, "_superseded", superseded)
+    def contradicts(self: Voter, head: Head) -> bool:
+        return False
+
+    return together(patched(Voter, "_superseded", superseded), patched(Voter, "_contradicts", contradicts))
 
 
 def accept_from_anyone() -> AbstractContextManager[None]:
@@ -67,8 +77,8 @@ def lost_candidate() -> AbstractContextManager[None]:
         if message.epoch < self.ballot.promised:
             self._refuse(peer)
             return
-        self.ballot = Ballot(message.epoch, message.candidate, self.ballot.accepted)
-        self._answer(peer, Promise(self.app, message.epoch, self.ballot.accepted))
+        self.ballot = msgspec.structs.replace(self.ballot, promised=message.epoch, candidate=message.candidate)
+        self._promise(peer)
 
     return patched(Voter, "on_prepare", on_prepare)
 
@@ -99,10 +109,10 @@ def accepted_before_stored() -> AbstractContextManager[None]:
 def no_majority() -> AbstractContextManager[None]:
     """Two answers are enough, however many voters there are."""
 
-    def some(voters: Sequence[Contact], answered: Mapping[NodeId, bool]) -> bool:
-        return sum(voter.id in answered for voter in voters) >= min(2, len(voters))
+    def some(voters: Collection[NodeId], answered: Collection[NodeId]) -> bool:
+        return sum(voter in answered for voter in voters) >= min(2, len(voters))
 
-    return patched(proposer_module, "majority", some)
+    return together(patched(proposer_module, "majority", some), patched(proofs_module, "majority", some))
 
 
 def root_without_prepare() -> AbstractContextManager[None]:
@@ -111,11 +121,14 @@ def root_without_prepare() -> AbstractContextManager[None]:
 
     def ask(self: Proposer, now: int) -> None:
         original(self, now)
-        if self.phase is Phase.PREPARING and self._known is not None:
-            self._best, self._holders = self._known, [self._me.id]
-            self._adopt(now)
+        if self.phase is Phase.PREPARING and self._proposed is None:
+            self.phase = Phase.ADOPTING
+            self._take_over(self._known, now)
 
-    return patched(Proposer, "_ask", ask)
+    def warranted(self: Proofs, genesis: Head, head: Head, warrant: Warrant) -> bool:
+        return True
+
+    return together(patched(Proposer, "_ask", ask), patched(Proofs, "warranted", warranted))
 
 
 def adopt_own_head() -> AbstractContextManager[None]:
@@ -123,10 +136,14 @@ def adopt_own_head() -> AbstractContextManager[None]:
     original = Proposer._adopt
 
     def adopt(self: Proposer, now: int) -> None:
-        self._best = self._known
+        if self._known.whole:
+            self._best = Report(self._known, self._known.statement(), Vote(None, Seal(b"", b"", b"")))
         original(self, now)
 
-    return patched(Proposer, "_adopt", adopt)
+    def warranted(self: Proofs, genesis: Head, head: Head, warrant: Warrant) -> bool:
+        return True
+
+    return together(patched(Proposer, "_adopt", adopt), patched(Proofs, "warranted", warranted))
 
 
 def two_voters_at_once() -> AbstractContextManager[None]:
@@ -140,4 +157,7 @@ def two_voters_at_once() -> AbstractContextManager[None]:
             return voters
         return (*(voter for voter in voters if voter is not dead[0]), fresh[0])
 
-    return patched(Proposer, "next_voters", next_voters)
+    def any_step(before: tuple[NodeId, ...], after: tuple[NodeId, ...]) -> bool:
+        return True
+
+    return together(patched(Proposer, "next_voters", next_voters), patched(proofs_module, "one_step", any_step))

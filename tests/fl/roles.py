@@ -14,8 +14,9 @@ from protocol.effects import CancelCompute, CancelTimer, Compute, Effect, Emit, 
 from protocol.events import ComputeDone
 from protocol.ids import AppId, NodeId, ring_id
 from protocol.messages import Contact, Message, Value
+from pubsub.heads import Head
 from pubsub.holdings import Holdings
-from pubsub.messages import Head, Partial, WaveId
+from pubsub.messages import Partial, WaveId
 from pubsub.ports import Genesis, OpenWave
 
 SECOND = 1_000_000_000
@@ -118,6 +119,8 @@ class FakeForest:
         self.concluded: list[AppId] = []
         self.room = True
         self.ring = FakeRing()
+        self.proof: bool | None = True
+        """What is found out about heads in records."""
         self.groves: dict[AppId, FakeGrove] = {}
 
     def know(self, genesis: Genesis, now: int) -> bool:
@@ -128,6 +131,9 @@ class FakeForest:
 
     def heard_of(self, head: Head, now: int) -> None:
         self.heard.append(head)
+
+    def proven(self, head: Head) -> bool | None:
+        return self.proof
 
     def conclude(self, app: AppId, now: int) -> None:
         self.concluded.append(app)

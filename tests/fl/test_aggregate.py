@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fl import aggregate, codec
 from protocol.errors import AggregationError, UsageError
-from pubsub.messages import MAX_MEMBERS
+from pubsub.heads import MAX_MEMBERS
 from pubsub.partials import MAX_SUM
 
 RNG = np.random.default_rng(0)

@@ -19,7 +19,8 @@ from protocol.effects import CancelCompute, Penalize
 from protocol.errors import Code
 from protocol.ids import blob_id, ring_id
 from protocol.messages import EMPTY, Contact, Value
-from pubsub.messages import Head, Partial, WaveId
+from pubsub.heads import Head
+from pubsub.messages import Partial, WaveId
 from pubsub.ports import HandedIn
 from tests.fl.roles import ME, OWNER, PEERS, Stage, partial, spec
 
@@ -113,6 +114,19 @@ def test_heads_are_published_by_the_root_that_they_name(stage: Stage) -> None:
     assert not stage.roles.authorise(msgspec.structs.replace(good, version=good.version + 1))
 
 
+def test_a_record_of_a_head_that_nobody_committed_is_its_signers_fault(stage: Stage) -> None:
+    stage.forest.proof = False
+    assert not stage.roles.authorise(voters_record(stage))
+    assert stage.roles.forged(voters_record(stage)) == ROOT.id
+    assert stage.roles.forged(msgspec.structs.replace(voters_record(stage), signer=OWNER)) is None
+
+
+def test_a_record_of_an_application_that_is_not_known_is_nobodys_fault(stage: Stage) -> None:
+    stage.forest.proof = None
+    assert not stage.roles.authorise(voters_record(stage))
+    assert stage.roles.forged(voters_record(stage)) is None
+
+
 def test_later_heads_have_larger_versions(stage: Stage) -> None:
     orders = [(1, 9), (2, 0), (2, 1), (3, 10**6), (10**6, 1)]
     versions = [voters_version(stage.head(*order)) for order in orders]
@@ -122,7 +136,7 @@ def test_later_heads_have_larger_versions(stage: Stage) -> None:
 
 def test_heads_are_handed_down_to_the_forest(stage: Stage) -> None:
     stage.roles.record_changed(voters_record(stage), 0)
-    assert [head.order for head in stage.forest.heard] == [(1, 4)]
+    assert [head.order for head in stage.forest.heard] == [(1, 4, 0)]
 
 
 def test_only_the_owner_stops(stage: Stage) -> None:
@@ -311,7 +325,7 @@ def test_each_round_is_told_once(stage: Stage) -> None:
     stage.roles.record_changed(app_record(stage), 0)
     for order in ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3)):
         stage.roles.committed(stage.app, stage.head(*order), 0)
-    assert [notice.head.order for notice in stage.said(RoundCommitted)] == [(1, 1), (2, 2), (3, 3)]
+    assert [notice.head.order for notice in stage.said(RoundCommitted)] == [(1, 1, 0), (2, 2, 0), (3, 3, 0)]
 
 
 def test_roles_are_told_when_they_change(stage: Stage) -> None:

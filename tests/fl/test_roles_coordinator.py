@@ -16,7 +16,8 @@ from protocol.effects import Penalize
 from protocol.errors import Code
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Value
-from pubsub.messages import MAX_METRICS, Partial, WaveId
+from pubsub.heads import MAX_METRICS
+from pubsub.messages import Partial, WaveId
 from pubsub.ports import HandedIn
 from tests.fl.roles import ME, MODEL, PEERS, SECOND, Stage, partial
 
@@ -79,7 +80,7 @@ def test_a_round_is_merged_finished_proposed_and_the_next_one_opened() -> None:
     assert stage.tasks[-1] == Finish(stage.app, stage.spec, 2, MODEL, EMPTY, Value(1, b"\x03"), 2.0)
     stage.finish(Finished(Value(1, b"\x08"), Value(1, b"s")))
     (head,) = stage.forest.proposed
-    assert (head.order, head.model, head.state, head.weight) == ((1, 2), Value(1, b"\x08"), Value(1, b"s"), 2.0)
+    assert (head.order, head.model, head.state, head.weight) == ((1, 2, 0), Value(1, b"\x08"), Value(1, b"s"), 2.0)
     assert head.contributors == tuple(sorted(peer.id for peer in PEERS[:2]))
     assert head.metrics == {"loss": 4.0}
     commit(stage)
@@ -238,7 +239,7 @@ def test_after_the_last_round_the_final_model_is_evaluated() -> None:
     assert not stage.forest.proposed[-1].finished
     close(stage, Partial(1.0, EMPTY, A.contributors, {"accuracy": 0.9, "accuracy.n": 1.0}))
     head = stage.forest.proposed[-1]
-    assert (head.order, head.finished, head.model) == ((1, 4), True, Value(1, b"\x06"))
+    assert (head.order, head.finished, head.model) == ((1, 4, 0), True, Value(1, b"\x06"))
     assert head.metrics == {"accuracy": 0.9, "accuracy.n": 1.0}
 
 

@@ -20,7 +20,7 @@ from protocol import wire
 from protocol.errors import Code
 from protocol.ids import NodeId, ring_id
 from protocol.messages import EMPTY, Contact, Value
-from pubsub.messages import Head
+from pubsub.heads import Head
 from simulations.signing import KeyedHashSigner, KeyedHashVerifier
 
 MS = 1_000_000

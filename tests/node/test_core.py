@@ -70,7 +70,7 @@ def test_a_node_alone_does_everything_itself() -> None:
 
 def test_the_death_of_the_root_costs_no_round() -> None:
     fabric = started(7)
-    fabric.submit(rounds=30, min_workers=1)
+    fabric.submit(rounds=200, min_workers=1)
     fabric.run_until(lambda: round_of(fabric) == 3)
     next(machine for machine in fabric.machines if machine.told(TookOver)).crash()
     fabric.run_until(fabric.finished)

@@ -22,7 +22,8 @@ from protocol import events as ev
 from protocol import wire
 from protocol.ids import ring_id
 from protocol.messages import Contact, Message, Routed, Value
-from pubsub.messages import Head, TreeJoin, WaveId
+from pubsub.heads import Head
+from pubsub.messages import TreeJoin, WaveId
 from simulations.signing import KeyedHashSigner, KeyedHashVerifier
 from tests.node.lab import Lab
 from tests.protocol.instances import messages

@@ -25,7 +25,8 @@ from node.core import NodeCore
 from protocol.ids import ring_id
 from protocol.messages import EMPTY, Contact, Message, Routed, Value
 from protocol.streams import Stream
-from pubsub.messages import MAX_LEAP, MAX_METRICS, Head, TreeJoin, WaveId, WaveOpen, WaveUp
+from pubsub.heads import MAX_METRICS, Head
+from pubsub.messages import FAR, TreeJoin, WaveId, WaveOpen, WaveUp
 from simulations.signing import KeyedHashSigner, KeyedHashVerifier
 from tests.node.cores import CONFIG, OWNER, Fabric, Machine
 from tests.node.lab import Lab
@@ -111,7 +112,7 @@ class Fitting:
 
     def near(self, number: int) -> int:
         """Mostly the number itself: a message has several, and one that is wrong is enough."""
-        by: int = self.one_of(1, -1, 2, MAX_LEAP, MAX_LEAP + 1) if not self._draw(12) else 0
+        by: int = self.one_of(1, -1, 2, FAR, FAR + 1) if not self._draw(12) else 0
         return max(0, number + by)
 
     def number(self) -> float:

@@ -21,7 +21,7 @@ from node.service import AppEvent, LaggedEvent, RoleEvent, RoundEvent, StatusEve
 from protocol.errors import UsageError
 from protocol.ids import blob_id
 from protocol.messages import Contact, Value
-from pubsub.messages import Head
+from pubsub.heads import Head
 
 A, B = b"a" * 16, b"b" * 16
 VOTERS = (Contact(A, ("h:1",)), Contact(B, ("h:2",)))

@@ -27,7 +27,7 @@ from node.workers import WorkerPool
 from protocol.errors import StorageError
 from protocol.ids import blob_id
 from protocol.messages import Contact, Value
-from pubsub.messages import Head
+from pubsub.heads import Head
 
 from .identity.lab import Lab
 

@@ -24,6 +24,8 @@ every_type = pytest.mark.parametrize("cls", ALL, ids=stem)
 
 PACKED_BY_SIZE = {
     "RecordPush": "its sender fills it record by record and stops at the limit",
+    "Stale": "its head is an outline",
+    "Reign": "its head is an outline",
     "TreeJoin": "its head is an outline, without the values that make a head large",
     "WaveOpen": "its head is lean: the model, and neither the server's state nor the contributors",
 }

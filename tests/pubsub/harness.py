@@ -19,14 +19,17 @@ from protocol import wire
 from protocol.effects import CancelTimer, Effect, Emit, Outbox, Penalize, Pin, Send, SetTimer, StartTransfer, Store
 from protocol.errors import Code
 from protocol.events import Timer, TransferDone, TransferFailed
-from protocol.ids import AppId, BlobId, NodeId, app_id, closeness, ring_id
+from protocol.ids import AppId, BlobId, NodeId, app_id, closeness
 from protocol.messages import Contact, Message, Value
 from protocol.streams import Stream
 from pubsub.config import MS, SECOND, TreeConfig
 from pubsub.forest import Forest
-from pubsub.messages import Head, WaveId
+from pubsub.heads import Head
+from pubsub.messages import WaveId
 from pubsub.ports import Genesis
 from tests.pubsub.roles import IntegerRoles
+from tests.pubsub.seals import key as key_of
+from tests.pubsub.seals import node, sealer
 
 CONFIG = TreeConfig()
 DETECTION = 1 * SECOND
@@ -38,7 +41,7 @@ __all__ = ["CONFIG", "DETECTION", "MS", "SECOND", "Host", "Net", "Rule"]
 def contact(index: int, *, dialable: bool = True, incarnation: int = 1) -> Contact:
     """The ``index``-th node; one without an address only dials out."""
     addresses = (f"10.0.0.{index}:1",) if dialable else ()
-    return Contact(ring_id(0, b"node %d" % index), addresses, incarnation)
+    return Contact(node(index), addresses, incarnation)
 
 
 @dataclass
@@ -138,7 +141,7 @@ class Host:
         stream = Stream(self.net.seed, "tree", self.id, self.life)
         self.forest = Forest(
             self.me, self.net.config, ring=self.ring, roles=self.roles, out=self.out, stream=stream,
-            restored=dict(self.disk),
+            sealer=sealer(self.net.keys[self.id]), restored=dict(self.disk),
         )  # fmt: skip
         self.roles.forest = self.forest
 
@@ -217,6 +220,7 @@ class Net:
         self.committed: dict[tuple[AppId, int], Head] = {}
         """(application, round) → the head that a root first committed there."""
         self.app = app_id(0, "app", b"owner", b"salt")
+        self.keys = {node(index): key_of(index) for index in range(size + leaves)}
         contacts = [contact(index) for index in range(size)]
         contacts += [contact(size + index, dialable=False) for index in range(leaves)]
         self.hosts = {one.id: Host(self, one) for one in contacts}

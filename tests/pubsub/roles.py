@@ -10,7 +10,8 @@ from protocol.events import Timer
 from protocol.ids import AppId, NodeId
 from protocol.messages import Value
 from pubsub.forest import Forest
-from pubsub.messages import Head, Partial, WaveId
+from pubsub.heads import Head
+from pubsub.messages import Partial, WaveId
 from pubsub.ports import HandedIn, OpenWave
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class IntegerRoles:
         self.sat_out: list[WaveId] = []
         self.trained: list[int] = []
         """Rounds in which this host really worked."""
-        self.commits: list[tuple[int, int]] = []
+        self.commits: list[tuple[int, int, int]] = []
         self.epochs: list[int] = []
         """Epochs in which this host became root."""
         self.deposed: list[int] = []

@@ -10,10 +10,11 @@ from dht.ports import Verdict
 from protocol.ids import app_id, blob_id
 from protocol.messages import Value
 from pubsub import forest as module
-from pubsub.messages import Accept, Head, Prepare, Promise, TreeJoin, TreeRefuse
+from pubsub.messages import Accept, Prepare, Promise, TreeJoin, TreeRefuse
 from pubsub.ports import Genesis
 from pubsub.voter import Voter
 from tests.pubsub.harness import MS, SECOND, Host, Net
+from tests.pubsub.seals import granted, proven
 from tests.pubsub.test_tree import below, settled
 from tests.pubsub.test_waves import done, slow
 
@@ -55,18 +56,16 @@ def test_applications_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host.forest.know(genesis(net, 9), 0)
 
 
-def test_heads_of_unknown_applications_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_APPS", 5)
+def test_heads_of_unknown_applications_are_not_kept() -> None:
     net, host, _ = quiet()
-    for index in range(8):
-        head = msgspec.structs.replace(genesis(net, index).head(), epoch=2, round=3)
-        host.forest.heard_of(head, 0)
-    assert len(host.forest.heads) == 5
+    head = proven(msgspec.structs.replace(genesis(net, 1).head(), epoch=2, round=3))
+    assert not host.forest.heard_of(head, 0)
+    assert not host.forest.heads
     host.forest.know(genesis(net, 1), 0)
+    assert host.forest.heard_of(head, 0)
     grove = host.forest.grove(genesis(net, 1).app, 0)
     assert grove is not None
-    assert grove.head is not None
-    assert grove.head.order == (2, 3)
+    assert grove.head == head
 
 
 def test_votes_on_what_is_over_make_room_for_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,9 +75,10 @@ def test_votes_on_what_is_over_make_room_for_new_ones(monkeypatch: pytest.Monkey
     big = Value(100_000, b"", b"B" * 32)
     host.blobs[big.blob] = True
     for index in range(4):
-        app = genesis(net, index).app
-        host.forest.know(genesis(net, index), net.now)
-        host.hear(other.id, Accept(Head(app, 1, 1, other.me, (other.me,), big)))
+        told = msgspec.structs.replace(genesis(net, index), initial=big)
+        host.forest.know(told, net.now)
+        head = msgspec.structs.replace(told.head(), epoch=1, root=other.me)
+        host.hear(other.id, Accept(head, granted(head)))
         net.run(50 * MS)
     assert len(host.forest.voters) == 3
     assert host.forest.counters["voters_refused"] == 1

@@ -9,11 +9,11 @@ import pytest
 
 from protocol.messages import Message
 from pubsub.config import TreeConfig
+from pubsub.heads import Head
 from pubsub.messages import (
     Accept,
     Accepted,
     Committed,
-    Head,
     HeadAnswer,
     HeadQuery,
     Prepare,
@@ -28,6 +28,8 @@ from pubsub.messages import (
 from pubsub.proposer import Phase
 from pubsub.voter import Ballot
 from tests.pubsub.harness import CONFIG, DETECTION, MS, SECOND, Host, Net
+from tests.pubsub.seals import digest, granted, proven, vote
+from tests.pubsub.seals import seal as seal_of
 from tests.pubsub.test_tree import below, settled
 from tests.pubsub.test_waves import done, slow
 
@@ -35,6 +37,13 @@ from tests.pubsub.test_waves import done, slow
 def running(size: int = 10, *, rounds: int = 3, training: int = 1 * SECOND, seed: int = 0) -> Net:
     """Everybody is in the tree and works on round 1."""
     return settled(slow(Net(size, rounds=rounds, min_workers=size, seed=seed), training))
+
+
+def depose(root: Host) -> None:
+    """A majority of its voters has promised a newer epoch to somebody else."""
+    for voter in root.grove().proposer.head.voters[1:]:
+        root.hear(voter.id, Stale(root.net.app, 5))
+    assert not root.is_root
 
 
 def phase(host: Host) -> Phase:
@@ -119,7 +128,7 @@ def test_the_rendezvous_of_a_root_that_stepped_down_notices() -> None:
     root = net.root
     newcomer = next(host for host in net.by_rank() if host is not root)
     newcomer.grove().rendezvous.root = root.me
-    root.do(lambda now: root.grove().on_stale(newcomer.id, Stale(net.app, 5), now))
+    depose(root)
     net.run_until(lambda: bool(net.roots()), 30 * SECOND)
     net.run_until(net.all_attached, 30 * SECOND)
 
@@ -161,12 +170,14 @@ def test_commit_and_next_epoch_that_overtake_each_other_break_nothing() -> None:
     member.out.drain()
     assert phase(member) is Phase.PREPARING
     above = grove.tree.parent
-    newer = msgspec.structs.replace(head, epoch=9)
+    newer = proven(msgspec.structs.replace(head, epoch=9))
     member.hear(above, WaveOpen(net.app, WaveId(9, head.round + 1, 0), newer.lean(), 0))
     assert phase(member) is Phase.IDLE
     for voter in head.voters:
-        member.hear(voter.id, Promise(net.app, 2, head))
-        member.hear(voter.id, Accepted(net.app, 2, head.round))
+        seal = vote(voter.id, net.app, 2, member.me, head).seal
+        member.hear(voter.id, Promise(net.app, 2, member.me.incarnation, seal, head))
+        won = msgspec.structs.replace(head, epoch=2, root=member.me)
+        member.hear(voter.id, Accepted(net.app, won.order, digest(won), seal_of(voter.id, digest(won))))
     assert not grove.proposer.leading
     net.run(10 * SECOND)
 
@@ -176,7 +187,7 @@ def test_an_old_refusal_does_not_end_a_newer_candidacy() -> None:
     net.start([net.by_rank()[0]], join=False)
     host = net.by_rank()[0]
     host.grove().proposer.epoch = 6
-    net.run(2 * SECOND)
+    host.do(lambda now: host.grove().proposer.stand(net.genesis.head(), now))
     assert phase(host) is Phase.PREPARING
     epoch = host.grove().proposer.epoch
     host.hear(net.by_rank()[1].id, Stale(net.app, epoch - 1))
@@ -305,7 +316,7 @@ def test_a_former_root_watches_nobody_as_root() -> None:
     net = running(8, rounds=100)
     root = net.root
     assert [purpose for _, purpose in root.ring.watched if purpose.startswith("root:")]
-    root.do(lambda now: root.grove().on_stale(net.by_rank()[1].id, Stale(net.app, 50), now))
+    depose(root)
     assert not [purpose for _, purpose in root.ring.watched if purpose.startswith("root:")]
 
 
@@ -336,7 +347,7 @@ def test_who_was_not_asked_has_no_say_in_who_is_root() -> None:
     liar = net.by_rank()[7]
     assert host.grove().rendezvous._searching
     forged = msgspec.structs.replace(net.genesis.head(), epoch=3, round=9, voters=(liar.me,))
-    host.hear(liar.id, HeadAnswer(net.app, liar.me, forged, 3))
+    host.hear(liar.id, HeadAnswer(net.app, liar.me, forged, True))
     assert host.grove().rendezvous.root is None
     assert host.grove().head is None
 
@@ -347,7 +358,8 @@ def test_nobody_votes_on_an_application_that_it_has_never_heard_of() -> None:
     for index in range(20):
         unknown = b"%016d" % index
         host.hear(other.id, Prepare(unknown, 1, other.me))
-        host.hear(other.id, Accept(Head(unknown, 1, 1, other.me, (other.me,), net.genesis.initial)))
+        head = Head(unknown, 1, 0, other.me, (other.me,), net.genesis.initial)
+        host.hear(other.id, Accept(head, granted(head)))
     assert list(host.forest.voters) in ([], [net.app])
 
 
@@ -357,7 +369,7 @@ def test_an_epoch_out_of_reach_is_not_believed() -> None:
     member = below(net, root)[0]
     far = msgspec.structs.replace(root.grove().head, epoch=1 << 61)
     root.hear(member.id, Stale(net.app, 1 << 61))
-    root.hear(member.id, HeadAnswer(net.app, member.me, far, 1 << 61))
+    root.hear(member.id, HeadAnswer(net.app, member.me, far, True))
     root.hear(member.id, TreeJoin(net.app, member.me, 99, None, far.outline()))
     member.hear(root.id, WaveOpen(net.app, WaveId(1 << 61, 1, 0), far.lean(), 0))
     member.hear(root.id, Committed(far))
@@ -433,10 +445,9 @@ def test_a_node_alone_is_a_whole_fabric() -> None:
 def test_questions_are_answered_by_anybody() -> None:
     net = running(6, rounds=100)
     root, member = net.root, below(net, net.root)[0]
-    for full in (False, True):
-        for host in (root, member):
-            host.hear(net.by_rank()[5].id, HeadQuery(net.app, full))
-            host.hear(net.by_rank()[5].id, HeadQuery(b"?" * 16, full))
+    for host in (root, member):
+        host.hear(net.by_rank()[5].id, HeadQuery(net.app))
+        host.hear(net.by_rank()[5].id, HeadQuery(b"?" * 16))
     answers = [message for _, _, _, message in net.sent if isinstance(message, HeadAnswer)]
     assert any(answer.root == root.me for answer in answers)
     assert any(answer.root is None and answer.head is None for answer in answers)
@@ -457,5 +468,5 @@ def test_a_partial_of_a_dead_epoch_is_told_so() -> None:
     root, member = net.root, below(net, net.root)[0]
     root.grove().epoch = 4
     root.hear(member.id, WaveUp(net.app, WaveId(1, 1, 0), None))
-    assert net.sent[-1][2:] == (member.id, Stale(net.app, 4))
+    assert net.sent[-1][2:] == (member.id, Stale(net.app, 4, root.grove().head.outline()))
     assert TreeConfig() == CONFIG

@@ -12,18 +12,21 @@ from protocol.ids import NodeId
 from protocol.messages import Contact, Message, Value
 from protocol.streams import Stream
 from pubsub.config import SECOND, TreeConfig
+from pubsub.heads import Head, Link, Proof, Warrant
 from pubsub.holdings import Holdings
-from pubsub.messages import Accept, Accepted, Head, Prepare, Promise
+from pubsub.messages import Accept, Accepted, Prepare, Promise
 from pubsub.proposer import Phase, Proposer
 from tests.pubsub.quiet import QuietRing
+from tests.pubsub.seals import digest, granted, link, node, proofs, proven, seal, vote
 
 APP = b"application-id-1"
-V = tuple(Contact(bytes([index]) * 16, (f"10.0.0.{index}:1",), 1) for index in range(9))
+V = tuple(Contact(node(index), (f"10.0.0.{index}:1",), 1) for index in range(9))
 ME = V[8]
 SMALL, BIG, NEXT = Value(1, b"m"), Value(100_000, b"", b"B" * 32), Value(100_000, b"", b"N" * 32)
 
 
 def head(epoch: int, round_: int, voters: tuple[Contact, ...], model: Value = SMALL) -> Head:
+    """As it was proposed by another root; proven, when its round is known to be committed."""
     return Head(APP, epoch, round_, V[0], voters, model)
 
 
@@ -41,7 +44,7 @@ class Bench:
         self.now = 0
         self.proposer = Proposer(
             APP, ME, TreeConfig(), ring=self.ring, out=self.out, stream=Stream(0), genesis=genesis,
-            holdings=self.holdings,
+            holdings=self.holdings, proofs=proofs(ME.id),
             on_rooted=lambda head, now: self.rooted.append(head),
             on_committed=lambda head, now: self.committed.append(head),
             status=lambda status, detail, now: self.said.append(status),
@@ -57,17 +60,30 @@ class Bench:
         return [effect.peer for effect in new if isinstance(effect, Send) and isinstance(effect.message, kind)]
 
     def promise(self, voter: Contact, accepted: Head | None = None, epoch: int | None = None) -> None:
+        """``accepted`` comes with the right that its root had to propose it."""
         epoch = self.proposer.epoch if epoch is None else epoch
-        self.proposer.on_promise(voter.id, Promise(APP, epoch, accepted), self.now)
+        seal = vote(voter.id, APP, epoch, ME, accepted).seal
+        warrant = self.warrant(accepted) if accepted is not None else None
+        self.proposer.on_promise(voter.id, Promise(APP, epoch, ME.incarnation, seal, accepted, warrant), self.now)
+
+    @staticmethod
+    def warrant(accepted: Head) -> Warrant:
+        if accepted.round == 0:
+            return granted(accepted, None)
+        return granted(accepted, msgspec.structs.replace(accepted, epoch=accepted.epoch - 1))
 
     def accepted(self, voter: Contact) -> None:
         proposed = self.proposer._proposed
         assert proposed is not None
-        self.proposer.on_accepted(voter.id, Accepted(APP, proposed.epoch, proposed.round), self.now)
+        self.proposer.on_accepted(voter.id, acceptance(voter, proposed), self.now)
 
     def tick(self) -> None:
         self.now += SECOND
         self.proposer.on_timer(self.now)
+
+
+def acceptance(voter: Contact, of: Head) -> Accepted:
+    return Accepted(APP, of.order, digest(of), seal(voter.id, digest(of)))
 
 
 def ids(*indices: int) -> list[NodeId]:
@@ -77,6 +93,7 @@ def ids(*indices: int) -> list[NodeId]:
 @pytest.fixture
 def bench() -> Bench:
     bench = Bench(head(0, 0, V[:3]))
+    bench.proposer.epoch = 4
     bench.proposer.stand(head(0, 0, V[:3]), 0)
     return bench
 
@@ -109,7 +126,9 @@ def test_it_is_root_only_when_a_majority_holds_the_inherited_head(bench: Bench) 
     bench.accepted(V[2])
     assert not bench.rooted
     bench.accepted(V[0])
-    assert bench.rooted == [msgspec.structs.replace(inherited, epoch=1, root=ME)]
+    (rooted,) = bench.rooted
+    assert digest(rooted) == digest(msgspec.structs.replace(inherited, epoch=5, root=ME))
+    assert proofs(ME.id).committed(head(0, 0, V[:3]), rooted)
     assert not bench.committed
 
 
@@ -139,20 +158,25 @@ def test_the_newest_accepted_head_is_taken_over_epoch_before_round() -> None:
     bench.promise(V[2], head(3, 7, V[:5], Value(1, b"c")))
     for voter in V[:3]:
         bench.accepted(voter)
-    assert (bench.rooted[0].order, bench.rooted[0].model) == ((9, 7), Value(1, b"b"))
+    assert (bench.rooted[0].order, bench.rooted[0].model) == ((9, 7, 0), Value(1, b"b"))
 
 
 def test_an_outdated_voter_set_leads_to_the_newest_one(bench: Bench) -> None:
     """Voters were {0,1,2}; then 3 was added, then 0 removed, then 4 added."""
     bench.sent(Prepare)
-    bench.promise(V[0], head(1, 1, V[:4]))
+    added = head(1, 1, V[:4])
+    links: tuple[Link, ...] = (link(proven(added)),)
+    removed = msgspec.structs.replace(head(1, 2, V[1:4]), proof=Proof((), links))
+    links += (link(proven(removed)),)
+    newest = msgspec.structs.replace(head(1, 3, V[1:5]), proof=Proof((), links))
+    bench.promise(V[0], added)
     assert bench.sent(Prepare) == ids(1, 2, 3)
-    bench.promise(V[3], head(1, 3, (V[1], V[2], V[3], V[4])))
+    bench.promise(V[3], newest)
     assert bench.sent(Prepare) == ids(1, 2, 4)
     assert bench.phase() is Phase.PREPARING
-    bench.promise(V[4], head(1, 3, (V[1], V[2], V[3], V[4])))
+    bench.promise(V[4], newest)
     assert bench.phase() is Phase.PREPARING
-    bench.promise(V[1], head(1, 2, (V[1], V[2], V[3])))
+    bench.promise(V[1], removed)
     assert bench.phase() is Phase.ADOPTING
     assert bench.sent(Accept) == ids(1, 2, 3, 4)
 
@@ -196,36 +220,38 @@ def test_who_does_not_answer_is_asked_again_with_growing_pauses(bench: Bench) ->
 
 def test_a_root_without_a_majority_gives_way_in_the_end(bench: Bench) -> None:
     leading(bench)
-    bench.proposer.propose(head(1, 1, V[:3]), bench.now)
+    bench.proposer.propose(head(5, 1, V[:3]), bench.now)
     assert not bench.proposer.on_timer(bench.now + TreeConfig().yield_after - 1)
     assert bench.proposer.on_timer(bench.now + TreeConfig().yield_after)
 
 
 def test_without_a_majority_it_says_stalled_and_goes_on_when_they_return(bench: Bench) -> None:
     leading(bench)
-    bench.proposer.propose(head(1, 1, V[:3]), bench.now)
+    bench.proposer.propose(head(5, 1, V[:3]), bench.now)
     bench.accepted(V[0])
     for _ in range(7):
         bench.tick()
     assert bench.said[-1] == "stalled"
     assert not bench.committed
     bench.accepted(V[2])
-    assert [one.order for one in bench.committed] == [(1, 1)]
+    assert [one.order for one in bench.committed] == [(5, 1, 0)]
 
 
 def test_an_answer_to_another_round_does_not_commit(bench: Bench) -> None:
     leading(bench)
-    bench.proposer.propose(head(1, 1, V[:3]), bench.now)
+    bench.proposer.propose(head(5, 1, V[:3]), bench.now)
+    proposed = bench.proposer._proposed
+    assert proposed is not None
     for voter in V[:3]:
-        bench.proposer.on_accepted(voter.id, Accepted(APP, 1, 0), bench.now)
+        bench.proposer.on_accepted(voter.id, acceptance(voter, bench.rooted[0]), bench.now)
     for voter in V[5:]:
-        bench.proposer.on_accepted(voter.id, Accepted(APP, 1, 1), bench.now)
+        bench.proposer.on_accepted(voter.id, acceptance(voter, proposed), bench.now)
     assert not bench.committed
 
 
 def test_the_answers_of_removed_voters_do_not_commit(bench: Bench) -> None:
     leading(bench)
-    bench.proposer.propose(head(1, 1, V[1:3]), bench.now)
+    bench.proposer.propose(head(5, 1, V[1:3]), bench.now)
     bench.accepted(V[0])
     bench.accepted(V[1])
     assert not bench.committed
@@ -235,32 +261,34 @@ def test_the_answers_of_removed_voters_do_not_commit(bench: Bench) -> None:
 
 def test_retiring_forgets_what_was_under_way(bench: Bench) -> None:
     leading(bench)
-    bench.proposer.propose(head(1, 1, V[:3]), bench.now)
-    assert bench.proposer.retire(4)
+    bench.proposer.propose(head(5, 1, V[:3]), bench.now)
+    proposed = bench.proposer._proposed
+    assert proposed is not None
+    assert bench.proposer.retire(8)
     assert not bench.proposer.busy
     for voter in V[:3]:
-        bench.proposer.on_accepted(voter.id, Accepted(APP, 1, 1), bench.now)
+        bench.proposer.on_accepted(voter.id, acceptance(voter, proposed), bench.now)
     assert not bench.committed
     bench.proposer.stand(head(1, 0, V[:3]), bench.now)
-    assert bench.proposer.epoch == 5
+    assert bench.proposer.epoch == 9
 
 
 def test_one_voter_that_follows_another_does_not_end_a_candidacy(bench: Bench) -> None:
-    assert not bench.proposer.on_refused(V[0].id)
-    assert not bench.proposer.on_refused(V[7].id)
+    assert not bench.proposer.on_stale(V[0].id, 9, bench.now)
+    assert not bench.proposer.on_stale(V[7].id, 9, bench.now)
     bench.promise(V[1])
     bench.promise(V[2])
     assert bench.phase() is Phase.ADOPTING
 
 
 def test_a_majority_that_follows_another_does(bench: Bench) -> None:
-    assert not bench.proposer.on_refused(V[0].id)
-    assert bench.proposer.on_refused(V[1].id)
+    assert not bench.proposer.on_stale(V[0].id, 9, bench.now)
+    assert bench.proposer.on_stale(V[1].id, 9, bench.now)
 
 
 def test_a_vote_that_is_split_while_the_rest_are_dead_begins_anew(bench: Bench) -> None:
     bench.promise(V[0])
-    assert not bench.proposer.on_refused(V[1].id)
+    assert not bench.proposer.on_stale(V[1].id, 9, bench.now)
     assert bench.proposer.on_timer(bench.now + SECOND)
     bench.proposer.retire(0)
     bench.proposer.stand(head(0, 0, V[:3]), bench.now)
@@ -274,7 +302,7 @@ def test_a_root_whose_voters_change_towards_those_that_follow_another_begins_ane
     for voter in V[:3]:
         bench.promise(voter)
     for voter in V[3:5]:
-        assert not bench.proposer.on_refused(voter.id)
+        assert not bench.proposer.on_stale(voter.id, 9, bench.now)
     for voter in V[:3]:
         bench.accepted(voter)
     assert bench.proposer.leading
@@ -352,7 +380,6 @@ def test_waiting_for_a_model_never_stops_asking(bench: Bench) -> None:
         bench.sent(Prepare)
         assert any(isinstance(effect, SetTimer) for effect in bench.effects)
         bench.holdings.handle(TransferFailed(BIG.blob, 0), 0)
-    assert "stalled" in bench.said
     bench.tick()
     bench.holdings.handle(TransferDone(BIG.blob), 0)
     assert bench.proposer.busy

@@ -15,19 +15,22 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protocol.effects import Outbox, Send, Store
+from protocol.effects import Outbox, Penalize, Send, Store
 from protocol.ids import NodeId, closeness
 from protocol.messages import Contact, Message, Value
 from protocol.streams import Stream
 from pubsub.config import SECOND, TreeConfig
+from pubsub.heads import Head
 from pubsub.holdings import Holdings
-from pubsub.messages import Accept, Accepted, Head, Prepare, Promise, Stale
+from pubsub.messages import Accept, Accepted, Prepare, Promise, Stale
 from pubsub.proposer import Phase, Proposer
-from pubsub.voter import Voter
+from pubsub.voter import Ballot, Voter
 from tests.pubsub.quiet import QuietRing
+from tests.pubsub.seals import node, proofs
 
 APP = b"application-id-1"
-CONTACTS = tuple(Contact(bytes([index]) * 16, (f"10.0.0.{index}:1",), 1) for index in range(5))
+CONTACTS = tuple(Contact(node(index), (f"10.0.0.{index}:1",), 1) for index in range(5))
+CONFIG = TreeConfig(epoch_burst=1 << 30)
 SEATS = 4
 MAX_FLYING = 100
 NODES = st.integers(0, len(CONTACTS) - 1)
@@ -44,18 +47,27 @@ class Peer:
         self.writes: list[bytes] = []
         self.committed: list[Head] = []
         self.known = world.genesis
+        self.judge = proofs(me.id)
         holdings = Holdings(self.out)
-        self.voter = Voter(APP, me.id, out=self.out, holdings=holdings, count=lambda name: None)
+        self.voter = Voter(
+            APP, me.id, config=CONFIG, ring=world.ring, out=self.out, holdings=holdings, proofs=proofs(me.id),
+            genesis=lambda app: world.genesis, newest=lambda app: self.newest, count=lambda name: None,
+        )  # fmt: skip
         if disk is not None:
             self.voter.restore(disk)
         self.proposer = Proposer(
-            APP, me, TreeConfig(), ring=world.ring, out=self.out, stream=Stream(0, me.id), genesis=world.genesis,
-            holdings=holdings, on_rooted=self._commit, on_committed=self._commit, status=lambda *_: None,
+            APP, me, CONFIG, ring=world.ring, out=self.out, stream=Stream(0, me.id), genesis=world.genesis,
+            holdings=holdings, proofs=proofs(me.id), on_rooted=self._commit, on_committed=self._commit,
+            status=lambda *_: None,
         )  # fmt: skip
 
     def _commit(self, head: Head, now: int) -> None:
         self.known = head
         self.world.committed.append(head)
+
+    @property
+    def newest(self) -> Head | None:
+        return self.known if self.known is not self.world.genesis else None
 
     def hear(self, peer: NodeId, message: Message) -> None:
         now = self.world.now
@@ -68,15 +80,28 @@ class Peer:
         elif isinstance(message, Accepted):
             self.proposer.on_accepted(peer, message, now)
         elif isinstance(message, Stale):
-            beaten = message.epoch == self.proposer.epoch and self.proposer.on_refused(peer)
-            if beaten or message.epoch > self.proposer.epoch:
+            if message.head is not None:
+                self.learn(message.head)
+            if self.proposer.on_stale(peer, message.epoch, now):
                 self.proposer.retire(message.epoch)
+
+    def learn(self, head: Head) -> None:
+        """``head`` is stated to be committed: in these worlds nobody lies."""
+        assert self.judge.committed(self.world.genesis, head)
+        if head.order > self.known.order:
+            self.known = head
+            if head.epoch > self.proposer.epoch:
+                self.proposer.retire(head.epoch)
+            else:
+                self.proposer.rebase(head, self.world.now)
 
     def settle(self) -> None:
         for effect in self.out.drain():
             if isinstance(effect, Send):
                 assert isinstance(effect.message, Message)
                 self.world.flying.append((self.me.id, effect.peer, effect.message))
+            elif isinstance(effect, Penalize):
+                self.world.blamed.append(effect)
             elif isinstance(effect, Store):
                 assert effect.value is not None
                 self.writes.append(effect.value)
@@ -95,6 +120,7 @@ class RegisterMachine(RuleBasedStateMachine):
         self.past: deque[tuple[NodeId, NodeId, Message]] = deque(maxlen=100)
         self.side: list[NodeId] = []
         self.committed: list[Head] = []
+        self.blamed: list[Penalize] = []
         self.peers: dict[NodeId, Peer | None] = {}
         self.disks: dict[NodeId, bytes | None] = {}
         for contact in CONTACTS:
@@ -151,8 +177,11 @@ class RegisterMachine(RuleBasedStateMachine):
         if proposer.leading and not proposer.busy and proposer.head is not None:
             self.models += 1
             head, model = proposer.head, Value(4, self.models.to_bytes(4, "big"))
-            voters = proposer.next_voters(head.voters)
-            proposer.propose(msgspec.structs.replace(head, round=head.round + 1, model=model, voters=voters), self.now)
+            voters = proposer.next_voters(head.voters) if not proposer.settled else head.voters
+            next_ = msgspec.structs.replace(head, round=head.round + 1, revision=0, model=model, voters=voters)
+            if self.models % 3 == 0 and voters != head.voters:  # between rounds
+                next_ = msgspec.structs.replace(head, revision=head.revision + 1, voters=voters)
+            proposer.propose(next_, self.now)
 
     @rule(steps=STEPS, durable=st.booleans())
     def talk(self, steps: int, durable: bool) -> None:
@@ -252,14 +281,20 @@ class RegisterMachine(RuleBasedStateMachine):
     def hear_of_a_commit(self, index: int, data: st.DataObject) -> None:
         if self.committed:
             head = data.draw(st.sampled_from(self.committed)).outline()
-            self._do(index, lambda peer: self._learn(peer, head))
-
-    @staticmethod
-    def _learn(peer: Peer, head: Head) -> None:
-        if head.order > peer.known.order:
-            peer.known = head
+            self._do(index, lambda peer: peer.learn(head))
 
     # ---- what must hold ----
+
+    @invariant()
+    def what_is_committed_is_proven_to_anybody(self) -> None:
+        checked = self.__dict__.setdefault("checked", [])
+        for head in self.committed[len(checked) :]:
+            assert proofs(CONTACTS[0].id).committed(self.genesis, head)
+            checked.append(head)
+
+    @invariant()
+    def nobody_is_blamed(self) -> None:
+        assert not self.blamed
 
     @invariant()
     def one_model_for_each_round(self) -> None:
@@ -273,17 +308,17 @@ class RegisterMachine(RuleBasedStateMachine):
         for before, after in itertools.pairwise(ordered):
             assert after.round - before.round in (0, 1), f"{before.order} is followed by {after.order}"
             one, other = ({voter.id for voter in head.voters} for head in (before, after))
-            assert len(one ^ other) <= (1 if after.round > before.round else 0)
+            moved = (after.round, after.revision) > (before.round, before.revision)
+            assert len(one ^ other) <= (1 if moved else 0)
 
     @invariant()
     def what_is_promised_never_shrinks(self) -> None:
         seen = self.__dict__.setdefault("promised", {})
         for peer in self.peers.values():
             if peer is not None and peer.disk is not None:
-                restored = Voter(APP, peer.me.id, out=Outbox(), holdings=Holdings(Outbox()), count=lambda name: None)
-                restored.restore(peer.disk)
-                assert restored.ballot.promised >= seen.get(peer.me.id, 0)
-                seen[peer.me.id] = restored.ballot.promised
+                ballot = msgspec.msgpack.decode(peer.disk, type=Ballot)
+                assert ballot.promised >= seen.get(peer.me.id, 0)
+                seen[peer.me.id] = ballot.promised
 
     def teardown(self) -> None:
         """When everybody is up and one node stands, it leads and commits, whatever happened before."""

@@ -116,7 +116,7 @@ def test_who_was_not_asked_cannot_accept() -> None:
     member.do(tree.lose_parent)
     assert tree.joining
     net.sent.clear()
-    member.hear(stranger.id, TreeBeat(net.app, (), net.wave_of(member), (0, 0)))
+    member.hear(stranger.id, TreeBeat(net.app, (), net.wave_of(member), (0, 0, 0)))
     (told,) = [message for _, _, dst, message in net.sent if dst == stranger.id and isinstance(message, TreeLeave)]
     for guess in (0, 1, before, before + 1, told.attempt, told.attempt + 1, tree._attempt - 1, tree._attempt + 1):
         member.hear(stranger.id, TreeAccept(net.app, guess, ()))
@@ -250,7 +250,7 @@ def test_what_strangers_say_as_parent_or_child_changes_nothing() -> None:
     head = net.root.grove().head
     wave = net.wave_of(member)
     for message in (
-        TreeBeat(net.app, (stranger.id,), wave, (9, 9)),
+        TreeBeat(net.app, (stranger.id,), wave, (9, 9, 9)),
         WaveOpen(net.app, wave._replace(wave=9), head, 0),
         WaveUp(net.app, wave, None),
         Committed(head),

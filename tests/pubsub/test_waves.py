@@ -14,7 +14,8 @@ from fl.aggregator import join
 from protocol.errors import Code
 from protocol.messages import EMPTY, Value
 from pubsub.config import TreeConfig
-from pubsub.messages import MAX_MEMBERS, Committed, Partial, TreeBeat, TreeJoin, TreeWant, WaveId, WaveOpen, WaveUp
+from pubsub.heads import MAX_MEMBERS
+from pubsub.messages import Committed, Partial, TreeBeat, TreeJoin, TreeWant, WaveId, WaveOpen, WaveUp
 from pubsub.partials import MAX_WEIGHT
 from tests.pubsub.harness import MS, SECOND, Host, Net
 from tests.pubsub.roles import IntegerRoles

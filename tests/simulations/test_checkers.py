@@ -10,7 +10,9 @@ import pytest
 
 from protocol.effects import Send
 from protocol.messages import Contact, Value
-from pubsub.messages import Accepted, Committed, Head, Promise
+from protocol.signing import Seal
+from pubsub.heads import Head
+from pubsub.messages import Accepted, Committed, Promise
 from pubsub.voter import Ballot, Voter
 from simulations.checkers import Heads, Report
 from simulations.checkers.base import MAX_VIOLATIONS
@@ -20,6 +22,7 @@ from simulations.scenario import Applications, Nodes, Scenario
 from simulations.world import World
 
 APP = b"a" * 16
+NO_SEAL = Seal(b"", b"", b"")
 
 
 class Court:
@@ -65,9 +68,9 @@ def test_an_orderly_history_is_accepted(court: Court) -> None:
         court.accept(head, range(5))
         court.say(0, Committed(head))
     court.accept(court.head(4, 2), range(2, 5))
-    court.say(3, Accepted(APP, 4, 2))
+    court.say(3, Accepted(APP, (4, 2, 0), bytes(32), NO_SEAL))
     assert court.rules == []
-    assert court.heads.chains[APP].order == [(1, 0), (1, 1), (1, 2), (4, 2)]
+    assert court.heads.chains[APP].order == [(1, 0, 0), (1, 1, 0), (1, 2, 0), (4, 2, 0)]
 
 
 def test_two_heads_of_one_round(court: Court) -> None:
@@ -114,15 +117,15 @@ def test_an_acceptance_taken_back(court: Court) -> None:
 
 
 def test_said_before_it_was_durable(court: Court) -> None:
-    court.say(0, Promise(APP, 1), peer=1)
-    court.say(0, Accepted(APP, 1, 0))
+    court.say(0, Promise(APP, 1, 0, NO_SEAL), peer=1)
+    court.say(0, Accepted(APP, (1, 0, 0), bytes(32), NO_SEAL))
     assert court.rules == ["durable-before-said"]
     assert court.report.total == 2
     court.write(0, Ballot(1, court.voters[1], court.head(1, 0)))
-    court.say(0, Promise(APP, 1), peer=1)
-    court.say(0, Accepted(APP, 1, 0))
+    court.say(0, Promise(APP, 1, 0, NO_SEAL), peer=1)
+    court.say(0, Accepted(APP, (1, 0, 0), bytes(32), NO_SEAL))
     assert court.report.total == 2
-    court.say(0, Promise(APP, 1), peer=2)
+    court.say(0, Promise(APP, 1, 0, NO_SEAL), peer=2)
     assert court.report.total == 3
 
 
