@@ -192,7 +192,7 @@ class Tree:
 
     def admit(self, joiner: Contact, attempt: int, now: int) -> bool:
         """Answer a join.  True when the joiner is now a child; False when it was refused, with candidates."""
-        if not self.attached or joiner.id in self.my_path:
+        if not self.attached or joiner.id in (*self.my_path, self.parent):  # a parent may leave itself out of its path
             self._out.send(joiner.id, TreeRefuse(self.app, attempt))
             return False
         self._ring.learn(joiner)
