@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..report import Report, leave, parser
-from . import applications
+from . import applications, records
 from .measured import Measured
 
 GROUPS: dict[str, Callable[[], Measured]] = {
+    "records": records.measure,
     "applications": applications.measure,
 }
 """By name, in the order in which they run."""
