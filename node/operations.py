@@ -251,6 +251,12 @@ class Operations:
 
     async def submit(self, descriptor: Record) -> AppInfo:
         spec = decode_spec(descriptor.body)
+        error = self._node.core.ring.clock_error if self._node.core is not None else 0
+        if error:
+            raise UsageError(
+                f"this clock is {abs(error) // 60} minutes {'ahead of' if error > 0 else 'behind'} those of the others",
+                "set it, for example with NTP: what it signs now would be over, or not begin, for everybody else",
+            )
         if descriptor.kind != Kind.APP or spec is None or spec.id != descriptor.subject:
             raise UsageError("that is not the descriptor of an application", "use the same version of mycelia on both")
         if not self._node.owns(spec.owner):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from dht.messages import Ping
-from fl.notices import Leave, RingReady, Start
+from fl.notices import Leave, RingReady, SetClock, Start
 from fl.tasks import Merge
+from node import daemon as daemon_module
 from node.artifacts import ArtifactStore
 from node.daemon import DaemonConfig, MakeCore, NodeDaemon, now
 from node.kvstore import KVStore
@@ -118,6 +120,22 @@ async def daemon_in(path: Path, member: Member | None = None, **config: Any) -> 
     finally:
         await daemon.stop()
         assert not daemon.supervisor.failures
+
+
+def test_a_wall_clock_that_is_set_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with daemon_in(tmp_path) as daemon:
+            core = toy(daemon)
+            truth = time.time_ns
+            monkeypatch.setattr(daemon_module, "_CLOCK_PERIOD", 0)
+            monkeypatch.setattr(time, "time_ns", lambda: truth() + 40 * 86400 * 10**9)
+            daemon.command([])
+            await until(lambda: any(isinstance(event.request, SetClock) for event in core.of(Command)))
+            (told,) = [event.request for event in core.of(Command) if isinstance(event.request, SetClock)]
+            assert abs(told.offset - core.wall_offset - 40 * 86400 * 10**9) < 10**9
+            monkeypatch.undo()
+
+    run(scenario)
 
 
 def test_it_begins_with_start_and_ends_with_leave(tmp_path: Path) -> None:
