@@ -14,7 +14,7 @@ from protocol.streams import Stream
 from pubsub.config import SECOND, TreeConfig
 from pubsub.heads import Head, Link, Proof, Warrant
 from pubsub.holdings import Holdings
-from pubsub.messages import Accept, Accepted, Prepare, Promise
+from pubsub.messages import LEAP, Accept, Accepted, Holding, Prepare, Promise
 from pubsub.proposer import Phase, Proposer
 from tests.pubsub.quiet import QuietRing
 from tests.pubsub.seals import digest, granted, link, node, proofs, proven, seal, vote
@@ -383,3 +383,89 @@ def test_waiting_for_a_model_never_stops_asking(bench: Bench) -> None:
     bench.tick()
     bench.holdings.handle(TransferDone(BIG.blob), 0)
     assert bench.proposer.busy
+
+
+def test_a_head_that_nobody_can_give_is_given_up_when_the_others_are_a_majority(bench: Bench) -> None:
+    bench.promise(V[0], head(1, 1, V[:3], BIG))
+    bench.promise(V[1])
+    for _ in range(2):
+        bench.holdings.handle(TransferFailed(BIG.blob, 0), 0)
+    assert not bench.proposer.busy, "V[0] and V[2] may have committed it"
+    bench.tick()
+    bench.promise(V[2])
+    for _ in range(2):
+        bench.holdings.handle(TransferFailed(BIG.blob, 0), 0)
+    proposed = bench.proposer._proposed
+    assert proposed is not None
+    assert (proposed.round, proposed.model) == (0, SMALL)
+
+
+def test_a_promise_for_another_life_does_not_count(bench: Bench) -> None:
+    seal_ = vote(V[0].id, APP, 5, ME).seal
+    bench.proposer.on_promise(V[0].id, Promise(APP, 5, ME.incarnation + 1, seal_), 0)
+    bench.promise(V[1])
+    assert bench.phase() is Phase.PREPARING
+
+
+def test_an_acceptance_of_what_an_earlier_life_proposed_does_not_count(bench: Bench) -> None:
+    leading(bench)
+    bench.proposer.propose(head(5, 1, V[:3]), bench.now)
+    proposed = bench.proposer._proposed
+    assert proposed is not None
+    earlier = msgspec.structs.replace(proposed, root=msgspec.structs.replace(ME, incarnation=0))
+    for voter in V[:3]:
+        bench.proposer.on_accepted(voter.id, acceptance(voter, earlier), bench.now)
+    assert not bench.committed
+
+
+def test_a_seal_that_is_not_the_voters_is_not_counted(bench: Bench) -> None:
+    forged = vote(V[7].id, APP, 5, ME).seal
+    for voter in V[:2]:
+        bench.proposer.on_promise(voter.id, Promise(APP, 5, ME.incarnation, forged), 0)
+    assert bench.phase() is Phase.PREPARING
+    bench.sent(Prepare)
+    assert [effect.code for effect in bench.effects if isinstance(effect, Penalize)] == [Code.BAD_SIGNATURE] * 2
+
+
+def test_a_newer_proven_head_tells_a_candidate_whom_to_ask(bench: Bench) -> None:
+    bench.sent(Prepare)
+    newer = proven(head(1, 2, V[:4]))
+    bench.proposer.rebase(newer, bench.now)
+    assert bench.sent(Prepare) == ids(0, 1, 2, 3)
+    for voter in V[:3]:
+        bench.promise(voter, head(1, 2, V[:4]))
+    assert bench.phase() is Phase.ADOPTING
+
+
+def test_a_candidate_gives_its_epoch_up_after_a_time(bench: Bench) -> None:
+    assert not bench.proposer.on_timer(bench.now + TreeConfig().yield_after - 1)
+    assert bench.proposer.on_timer(bench.now + TreeConfig().yield_after)
+
+
+def test_a_root_waits_for_voters_to_whom_the_content_is_on_its_way_but_not_for_ever(bench: Bench) -> None:
+    leading(bench)
+    bench.proposer.propose(head(5, 1, V[:3]), bench.now)
+    config, deposed = TreeConfig(), False
+    for _ in range(3 * config.hold_limit // config.yield_after):
+        for voter in V[:2]:
+            bench.proposer.on_holding(voter.id, Holding(APP, (5, 1, 0)), bench.now)
+        bench.now += config.yield_after // 2
+        deposed = bench.proposer.on_timer(bench.now)
+        if deposed:
+            break
+    assert deposed
+    assert config.hold_limit <= bench.now <= config.hold_limit + 2 * config.yield_after
+    assert "stalled" not in bench.said[:-3]
+
+
+def test_a_voter_that_missed_many_epochs_is_led_up_to_the_present_one(bench: Bench) -> None:
+    bench.proposer.retire(3 * LEAP)
+    bench.proposer.stand(head(0, 0, V[:3]), bench.now)
+    bench.sent(Prepare)
+    assert not bench.proposer.on_stale(V[0].id, 0, bench.now)
+    (asked,) = [effect.message.epoch for effect in bench.out.drain() if isinstance(effect, Send)]  # type: ignore[union-attr]
+    assert asked == LEAP
+    seal_ = vote(V[0].id, APP, LEAP, ME).seal
+    bench.proposer.on_promise(V[0].id, Promise(APP, LEAP, ME.incarnation, seal_), bench.now)
+    (asked,) = [effect.message.epoch for effect in bench.out.drain() if isinstance(effect, Send)]  # type: ignore[union-attr]
+    assert asked == 2 * LEAP

@@ -8,11 +8,12 @@ import pytest
 from protocol.effects import Effect, Outbox, Penalize, Pin, Send, StartTransfer, Store
 from protocol.errors import Code
 from protocol.events import TransferDone, TransferFailed
+from protocol.ids import closeness
 from protocol.messages import Contact, Message, Value
 from pubsub.config import TreeConfig
 from pubsub.heads import Head
 from pubsub.holdings import Holdings
-from pubsub.messages import Accept, Accepted, Holding, Prepare, Promise, Stale
+from pubsub.messages import LEAP, Accept, Accepted, Holding, Prepare, Promise, Reign, Stale
 from pubsub.voter import MAX_PENDING, Ballot, Voter
 from tests.pubsub.quiet import QuietRing
 from tests.pubsub.seals import continued, digest, granted, node, proofs, proven, seal, vote
@@ -277,3 +278,134 @@ def test_a_value_that_contradicts_itself_is_not_accepted(bench: Bench, value: Va
     bench.drain()
     assert [effect.code for effect in bench.seen if isinstance(effect, Penalize)] == [Code.MALFORMED]
     assert len(bench.holdings) == 0
+
+
+# ---- whom a voter follows ------------------------------------------------------------------------------------------
+
+
+def reign(of: Contact, epoch: int) -> Reign:
+    return Reign(proven(head(of, epoch, 1)).outline())
+
+
+def test_whoever_hears_a_root_promises_nothing_to_others_until_it_is_silent_dead_or_steps_down(bench: Bench) -> None:
+    for ending in ("silence", "death", "over"):
+        bench.restart()
+        bench.disk = None
+        bench.restart()
+        bench.prepare(A, 1)
+        bench.voter.on_reign(A.id, reign(A, 1), bench.now)
+        bench.flush()
+        bench.prepare(B, 2)
+        assert bench.flush() == [Stale(APP, 1)]
+        if ending == "silence":
+            bench.now += TreeConfig().reign_patience + 1
+        elif ending == "death":
+            bench.ring.dead = [A.id]
+        else:
+            bench.voter.on_reign(A.id, msgspec.structs.replace(reign(A, 1), over=True), bench.now)
+        bench.prepare(B, 2)
+        assert bench.flush() == [promise(B, 2)]
+
+
+def test_a_root_that_a_voter_does_not_follow_is_told_so(bench: Bench) -> None:
+    bench.prepare(B, 4)
+    bench.voter.on_reign(A.id, reign(A, 1), bench.now)
+    assert bench.flush() == [Stale(APP, 4), promise(B, 4)]
+    bench.prepare(C, 5)
+    assert bench.flush() == [promise(C, 5)]
+
+
+def test_nobody_reigns_in_the_name_of_another(bench: Bench) -> None:
+    bench.prepare(A, 1)
+    bench.voter.on_reign(B.id, reign(A, 1), bench.now)
+    bench.drain()
+    assert Code.UNAUTHORISED in [effect.code for effect in bench.seen if isinstance(effect, Penalize)]
+    bench.prepare(B, 2)
+    assert promise(B, 2) in bench.flush()
+
+
+def test_only_who_stands_near_the_id_or_votes_may_stand(bench: Bench) -> None:
+    crowd = sorted((Contact(node(index), ("10.0.1.1:1",), 1) for index in range(10, 60)), key=near)
+    bench.ring.near = tuple(crowd)
+    bench.prepare(crowd[30], 1)
+    assert bench.flush() == []
+    assert bench.counters == ["candidates_implausible"]
+    bench.prepare(crowd[3], 1)
+    assert bench.flush() == [promise(crowd[3], 1)]
+    bench.ring.near = tuple(contact for contact in crowd if contact.id != A.id)
+    bench.prepare(A, 2)
+    assert bench.flush() == [promise(A, 2)]
+
+
+def near(contact: Contact) -> tuple[int, bytes]:
+    return closeness(APP, contact.id)
+
+
+def test_epochs_grow_by_small_steps(bench: Bench) -> None:
+    bench.prepare(A, LEAP + 1)
+    assert bench.flush() == [Stale(APP, 0)]
+    bench.prepare(A, LEAP)
+    bench.prepare(A, 2 * LEAP)
+    assert bench.flush() == [promise(A, LEAP), promise(A, 2 * LEAP)]
+    bench.newest = proven(head(A, 1000, 1))
+    bench.prepare(A, 1000 + LEAP)
+    assert bench.flush() == [promise(A, 1000 + LEAP)]
+
+
+def test_one_candidate_gets_so_many_epochs_and_no_more_in_a_while(bench: Bench) -> None:
+    burst = TreeConfig().epoch_burst
+    for epoch in range(1, 60):
+        bench.voter.on_prepare(A.id, Prepare(APP, epoch, A), 0)
+        if epoch % 20 == 0:
+            bench.flush()
+    assert bench.voter.ballot.promised == burst
+    assert bench.counters.count("candidates_hasty") == 59 - burst
+    bench.voter.on_prepare(B.id, Prepare(APP, burst + 1, B), 0)
+    assert bench.voter.ballot.promised == burst + 1
+    bench.voter.on_prepare(A.id, Prepare(APP, burst + 2, A), TreeConfig().epoch_pause)
+    assert bench.voter.ballot.promised == burst + 2
+
+
+# ---- what a voter seals --------------------------------------------------------------------------------------------
+
+
+def blame(bench: Bench) -> list[Code]:
+    bench.drain()
+    return [effect.code for effect in bench.seen if isinstance(effect, Penalize)]
+
+
+def test_a_head_without_a_right_to_propose_it_is_not_sealed(bench: Bench) -> None:
+    of = head(A, 1, 1)
+    bench.voter.on_accept(A.id, Accept(of, granted(of, None, [A.id, B.id])), 0)
+    bench.voter.on_accept(A.id, Accept(of, continued(of, proven(head(B, 1, 0)))), 0)
+    assert blame(bench) == [Code.UNAUTHORISED] * 2
+    assert bench.voter.ballot == Ballot()
+
+
+def test_two_heads_of_one_order_are_not_both_sealed(bench: Bench) -> None:
+    bench.accept(head(A, 1, 1))
+    bench.accept(head(A, 1, 1, Value(1, b"x")))
+    assert blame(bench) == [Code.UNAUTHORISED]
+    assert bench.voter.ballot.accepted == head(A, 1, 1)
+
+
+def test_a_head_on_voters_that_were_replaced_is_refused(bench: Bench) -> None:
+    """Its root won an epoch with the old voters, and knows nothing of the newer ones or says so."""
+    seats = (B, C, Contact(node(4), ("10.0.0.4:1",), 1))
+    bench.newest = proven(msgspec.structs.replace(head(B, 3, 7), voters=seats))
+    stale = msgspec.structs.replace(GENESIS, epoch=4, root=A)
+    bench.voter.on_accept(A.id, Accept(stale, granted(stale)), 0)
+    assert bench.flush() == [Stale(APP, 0, bench.newest.outline())]
+
+
+def test_the_old_model_is_let_go_only_when_the_new_ballot_is_durable(bench: Bench) -> None:
+    bench.accept(head(A, 1, 1, BIG))
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    bench.flush()
+    bench.accept(head(A, 1, 2, NEXT))
+    bench.holdings.handle(TransferDone(NEXT.blob), 0)
+    bench.drain()
+    assert Pin(NEXT.blob) in bench.seen
+    assert Pin(BIG.blob, keep=False) not in bench.seen
+    bench.flush()
+    assert Pin(BIG.blob, keep=False) in bench.seen
