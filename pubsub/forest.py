@@ -75,6 +75,7 @@ class Forest:
         sealer: Sealer,
         restored: dict[str, bytes],
     ) -> None:
+        self.sealer = sealer
         self.me, self.config = me, config
         self.ring, self.roles, self.out, self.stream = ring, roles, out, stream
         self.holdings = Holdings(out)

@@ -11,6 +11,9 @@ from protocol.signing import Seal
 
 from .heads import Head, Members, Metrics, Order, Warrant
 
+MAX_CLAIMS = 2048
+"""Contributors whose statements fit one message: so many one child can hand in for."""
+
 MAX_DEPTH = 64
 LEAP = 64
 """Epochs by which a candidate may be ahead of what a voter has promised or seen proven: they grow by ones."""
@@ -41,6 +44,16 @@ class Partial(msgspec.Struct, frozen=True, gc=False, array_like=True):
     contributors: Members
     metrics: Metrics = {}
     """Sums: ``loss`` is the weighted sum, divided by ``weight`` only at the root."""
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A contributor's statement that it hands in to one wave (``pubsub.claims``)."""
+
+    digest: Digest
+    """Of its own value, weight and metrics."""
+    parent: Id
+    """To whom it handed them."""
+    seal: Seal
 
 
 @register(48, 64 * 1024)
@@ -129,7 +142,7 @@ class WaveOpen(Message):
     """What the role machines are to do (``fl.messages.Order``); opaque to the tree."""
 
 
-@register(55, 640 * 1024)
+@register(55, 960 * 1024)
 class WaveUp(Message):
     """Up the tree: the partial of my whole subtree, or None when there is nothing.  Once per wave, to one parent."""
 
@@ -138,6 +151,8 @@ class WaveUp(Message):
     partial: Partial | None
     absent: Natural = 0
     """Members of the subtree that should have answered and did not."""
+    claims: Annotated[tuple[Claim, ...], msgspec.Meta(max_length=MAX_CLAIMS)] = ()
+    """One for each contributor of ``partial``, in the same order."""
 
 
 @register(56, 640 * 1024)

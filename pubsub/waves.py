@@ -31,11 +31,13 @@ import msgspec
 from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.ids import NodeId
+from protocol.signing import Sealer
 
+from . import claims
 from .config import TreeConfig
 from .heads import MAX_MEMBERS, Head
 from .holdings import Holdings
-from .messages import NO_WAVE, Partial, WaveId, WaveOpen, WaveUp
+from .messages import MAX_CLAIMS, NO_WAVE, Claim, Partial, WaveId, WaveOpen, WaveUp
 from .partials import flaw
 from .ports import HandedIn, OpenWave, Roles
 from .tree import Tree
@@ -47,9 +49,9 @@ class Waves:
     """The present wave of one application on one node."""
 
     __slots__ = (
-        "_arriving", "_complete_at", "_config", "_count", "_deadline", "_expected", "_holdings", "_margin", "_missing",
-        "_open", "_out", "_own", "_parts", "_quorum", "_ready", "_roles", "_tree", "amnesia", "collected", "current",
-        "sent",
+        "_arriving", "_claims", "_complete_at", "_config", "_count", "_deadline", "_expected", "_holdings", "_margin",
+        "_missing", "_open", "_out", "_own", "_parts", "_quorum", "_ready", "_roles", "_sealer", "_tree", "amnesia",
+        "collected", "current", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +64,9 @@ class Waves:
         out: Outbox,
         holdings: Holdings,
         count: Callable[[str], None],
+        sealer: Sealer,
     ) -> None:
+        self._sealer = sealer
         self._tree, self._quorum, self._config = tree, quorum, config
         self._roles, self._out, self._holdings, self._count = roles, out, holdings, count
         self.current = NO_WAVE
@@ -78,6 +82,8 @@ class Waves:
         self._arriving: dict[NodeId, bool] = {}
         """Children whose answer is here and whose value is on its way."""
         self._parts: dict[NodeId, Partial] = {}
+        self._claims: dict[NodeId, Claim] = {}
+        """Statements of all who are named in ``_parts``."""
         self._own: object = None
         self._ready: WaveUp | None = None
         """Merged, waiting for a parent to hand it to."""
@@ -116,7 +122,7 @@ class Waves:
 
     def _begin(self, message: WaveOpen, source: NodeId, now: int) -> None:
         self.current, self.collected, self._ready = message.wave, False, None
-        self._parts, self._arriving = {}, {}
+        self._parts, self._arriving, self._claims = {}, {}, {}
         self._own = _WAITING
         may, self.amnesia = not self.amnesia, False
         self._set_deadline(now + message.remaining if message.remaining else 0)
@@ -173,28 +179,43 @@ class Waves:
         elif (code := flaw(partial)) is not None:
             self._out.penalize(peer, code, "partial")
             self._answered(peer, None, absent + max(len(partial.contributors), 1), now)
+        elif not self._proven(peer, message, partial):
+            self._out.penalize(peer, Code.BAD_SIGNATURE, "a contributor that is not proven")
+            self._answered(peer, None, absent + len(partial.contributors), now)
         else:
             self._arriving[peer] = True
             self._holdings.ensure(
                 partial.value,
                 (peer,),
-                lambda at: self._arrived(peer, wave, partial, absent, at),
+                lambda at: self._arrived(peer, message, partial, at),
                 now,
-                failed=lambda at: self._arrived(peer, wave, None, absent + len(partial.contributors), at),
+                failed=lambda at: self._failed(peer, message, partial, at),
             )
+
+    def _proven(self, peer: NodeId, message: WaveUp, partial: Partial) -> bool:
+        app, me = self._tree.app, self._tree.me.id
+        return claims.proven(self._sealer, app, message.wave, partial, message.claims, peer, me)
 
     def _waits(self, peer: NodeId, wave: WaveId) -> bool:
         return wave == self.current and not self.collected and self._expected.get(peer) is False
 
-    def _arrived(self, peer: NodeId, wave: WaveId, partial: Partial | None, absent: int, now: int) -> None:
-        """The value is here, or will never be; the wave may be over meanwhile."""
-        if not self._waits(peer, wave):
+    def _arrived(self, peer: NodeId, message: WaveUp, partial: Partial, now: int) -> None:
+        """The value is here; the wave may be over meanwhile."""
+        named = dict(zip(partial.contributors, message.claims, strict=True))
+        if not self._waits(peer, message.wave):
             self._count("late_partials")
-            return
-        if partial is None or self._fits(peer, partial):
-            self._answered(peer, partial, absent, now)
+        elif self._fits(peer, named):
+            self._claims.update(named)
+            self._answered(peer, partial, message.absent, now)
         else:
-            self._answered(peer, None, absent + len(partial.contributors), now)
+            self._failed(peer, message, partial, now)
+
+    def _failed(self, peer: NodeId, message: WaveUp, partial: Partial, now: int) -> None:
+        """The value will never be here, or cannot be counted: whoever stands behind it is absent."""
+        if self._waits(peer, message.wave):
+            self._answered(peer, None, message.absent + len(partial.contributors), now)
+        else:
+            self._count("late_partials")
 
     def _answered(self, peer: NodeId, partial: Partial | None, absent: int, now: int) -> None:
         self._arriving.pop(peer, None)
@@ -204,16 +225,23 @@ class Waves:
         self._missing = min(self._missing + absent, MAX_MEMBERS)
         self._progress(now)
 
-    def _fits(self, peer: NodeId, partial: Partial) -> bool:
-        """Do its contributors stand apart from all others, and is there room to name them?"""
+    def _fits(self, peer: NodeId, named: dict[NodeId, Claim]) -> bool:
+        """Do the contributors whom ``peer`` names stand apart from all others, and is there room for them?
+
+        Only what is proven is blamed: the child, that somebody hands in who is done with the round, which it was told;
+        a contributor, that it made two statements.
+        """
         assert self._open is not None
-        known = {member for part in self._parts.values() for member in part.contributors}
-        known.update(self._open.closed)
-        known.add(self._tree.me.id)
-        if not known.isdisjoint(partial.contributors) or len(set(partial.contributors)) < len(partial.contributors):
+        if not named.keys().isdisjoint(self._open.closed):
             self._out.penalize(peer, Code.OVERLAP, "contributors counted already")
             return False
-        if len(known) + len(partial.contributors) > MAX_MEMBERS:
+        if self._tree.me.id in named or not named.keys().isdisjoint(self._claims):
+            self._count("partials_overlapping")
+            for liar in claims.perjurers(self._claims.items(), named.items()):
+                self._out.penalize(liar, Code.OVERLAP, "two statements about one wave")
+            return False
+        room = MAX_MEMBERS - len(self._open.closed) if self._tree.is_root else MAX_CLAIMS
+        if len(self._claims) + len(named) >= room:
             self._count("partials_overflow")
             return False
         return True
@@ -297,7 +325,7 @@ class Waves:
 
     def hand_in(self, wave: WaveId, partial: Partial | None, now: int, absent: int = 0) -> None:
         """The merged partial of this subtree is ready; None when nothing of it could be used."""
-        if wave != self.current or self.sent == wave or self._tree.is_root:
+        if wave != self.current or self.sent == wave or self._tree.is_root or self._open is None:
             return
         self._missing = min(self._missing + absent, MAX_MEMBERS)
         self._ready = WaveUp(self._tree.app, wave, partial, self._missing)
@@ -309,14 +337,23 @@ class Waves:
         if parent is None or ready is None:
             return
         self._ready, self.sent = None, ready.wave
+        if ready.partial is not None:
+            ready = msgspec.structs.replace(ready, claims=self._stated(ready.partial, ready.wave, parent))
         self._tree.sent_wave = ready.wave
         self._margin += (now - self._complete_at + self._config.hop_margin - self._margin) // 8
         self._out.send(parent, ready)
 
+    def _stated(self, partial: Partial, wave: WaveId, parent: NodeId) -> tuple[Claim, ...]:
+        """The statements of all whom ``partial`` names; one's own is made here and now."""
+        stated = dict(self._claims)
+        if isinstance(self._own, Partial):
+            stated[self._tree.me.id] = claims.claim(self._sealer, self._tree.app, wave, self._own, parent)
+        return tuple(stated[member] for member in partial.contributors)
+
     def stop(self) -> None:
         """The application is over on this node, or this node's reign is."""
         self.collected, self._ready, self._open = True, None, None
-        self._parts, self._expected, self._arriving = {}, {}, {}
+        self._parts, self._expected, self._arriving, self._claims = {}, {}, {}, {}
         self._set_deadline(0)
 
     @property

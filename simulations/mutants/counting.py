@@ -24,6 +24,7 @@ def double_merge() -> AbstractContextManager[None]:
             return
         if message.partial is not None:
             self._parts[peer + bytes([len(self._parts)])] = message.partial
+            self._claims.update(zip(message.partial.contributors, message.claims, strict=True))
         self._expected[peer] = True
         self._progress(now)
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,15 +14,20 @@ from hypothesis import strategies as st
 from fl.aggregator import join
 from protocol.errors import Code
 from protocol.messages import EMPTY, Value
+from pubsub.claims import claim
 from pubsub.config import TreeConfig
-from pubsub.heads import MAX_MEMBERS
-from pubsub.messages import Committed, Partial, TreeBeat, TreeJoin, TreeWant, WaveId, WaveOpen, WaveUp
+from pubsub.messages import MAX_CLAIMS, Committed, Partial, TreeBeat, TreeJoin, TreeWant, WaveId, WaveOpen, WaveUp
 from pubsub.partials import MAX_WEIGHT
 from tests.pubsub.harness import MS, SECOND, Host, Net
 from tests.pubsub.roles import IntegerRoles
+from tests.pubsub.seals import key, node, sealer
 from tests.pubsub.test_tree import below, interior, settled
 
 QUICK = TreeConfig(beat=1 * SECOND)
+
+
+CROWD = {node(1000 + index): key(1000 + index) for index in range(MAX_CLAIMS - 1)}
+"""Many members, and their keys."""
 
 
 def slow(net: Net, training: int) -> Net:
@@ -165,9 +171,18 @@ def crooked(net: Net, partial: Partial, absent: int = 0) -> tuple[Host, Host]:
     """A child of the root answers the present wave with ``partial``: (root, child)."""
     root = net.root
     child = below(net, root)[0]
-    wave = net.wave_of(root)
-    root.hear(child.id, WaveUp(net.app, wave, partial, absent))
+    root.hear(child.id, handed(net, partial, root, absent=absent))
     return root, child
+
+
+def handed(net: Net, partial: Partial, to: Host, *, absent: int = 0, digest_from: Partial | None = None) -> WaveUp:
+    """``partial`` on its way to ``to``, with a good statement of everybody who is named in it."""
+    wave = net.wave_of(to)
+    stated = tuple(
+        claim(sealer(CROWD.get(member) or net.keys[member]), net.app, wave, digest_from or partial, to.id)
+        for member in partial.contributors
+    )
+    return WaveUp(net.app, wave, partial, absent, stated)
 
 
 def working() -> Net:
@@ -226,34 +241,94 @@ def test_a_value_without_anybody_behind_it_is_a_penalty() -> None:
     assert root.penalties[-1][:2] == (child.id, Code.MALFORMED)
 
 
-def test_contributors_that_were_counted_already_are_a_penalty() -> None:
+def test_a_child_that_names_its_sibling_is_blamed_and_the_sibling_counts() -> None:
+    """One liar made three honest nodes collect a thousand penalties when a name was enough."""
     net = working()
-    one, other = below(net, net.root)[:2]
-    root, _ = crooked(net, Partial(1.0, IntegerRoles.value(7), (one.id, other.id)))
-    wave = net.wave_of(root)
-    echo = WaveUp(net.app, wave, Partial(1.0, EMPTY, (other.id,)))
-    root.hear(other.id, echo)
-    assert root.penalties[-1][:2] == (other.id, Code.OVERLAP)
+    root = net.root
+    liar, other = below(net, root)[:2]
+    forged = handed(net, Partial(1.0, IntegerRoles.value(7), (liar.id, other.id)), root)
+    own, _ = forged.claims
+    lie = msgspec.structs.replace(forged, claims=(own, own))
+    root.hear(liar.id, lie)
+    assert root.penalties == [(liar.id, Code.BAD_SIGNATURE, "a contributor that is not proven")]
+    net.run_until(net.finished)
+    net.check_sums()
+    assert {host for host, *_ in root.penalties} == {liar.id}
+    assert other.id in net.committed[net.app, 1].contributors
+
+
+def test_a_statement_about_another_wave_parent_or_value_proves_nothing() -> None:
+    for change in ("wave", "parent", "value", "missing"):
+        net = working()
+        root, child = net.root, below(net, net.root)[0]
+        part = Partial(1.0, IntegerRoles.value(7), (child.id,))
+        up = handed(net, part, child if change == "parent" else root)
+        if change == "value":
+            up = handed(net, part, root, digest_from=Partial(2.0, part.value, part.contributors))
+        elif change == "wave":
+            old = net.wave_of(root)._replace(epoch=99)
+            stated = claim(sealer(net.keys[child.id]), net.app, old, part, root.id)
+            up = msgspec.structs.replace(up, claims=(stated,))
+        elif change == "missing":
+            up = msgspec.structs.replace(up, claims=())
+        root.hear(child.id, up)
+        assert root.penalties[-1][:2] == (child.id, Code.BAD_SIGNATURE), change
+        assert not root.grove().waves._parts
+
+
+def test_who_makes_two_statements_is_the_liar_and_not_those_who_passed_them_on() -> None:
+    net = working()
+    one, other, liar = below(net, net.root)[:3]
+    first = Partial(1.0, IntegerRoles.value(7), tuple(sorted((one.id, liar.id))))
+    second = Partial(1.0, IntegerRoles.value(9), tuple(sorted((other.id, liar.id))))
+    net.root.hear(one.id, handed(net, first, net.root))
+    net.root.hear(other.id, handed(net, second, net.root))
+    assert [(peer, code) for peer, code, _ in net.root.penalties] == [(liar.id, Code.OVERLAP)]
+    assert list(net.root.grove().waves._parts) == [one.id]
+    assert net.root.forest.counters["partials_overlapping"] == 1
+
+
+def test_a_statement_that_two_children_repeat_is_counted_once_and_blames_nobody() -> None:
+    net = working()
+    one, other, third = below(net, net.root)[:3]
+    part = Partial(1.0, IntegerRoles.value(7), (third.id,))
+    up = handed(net, part, net.root)
+    net.root.hear(one.id, up)
+    net.root.hear(other.id, up)
+    assert net.root.penalties == []
+    assert list(net.root.grove().waves._parts) == [one.id]
 
 
 def test_a_child_may_not_speak_for_its_parent() -> None:
     net = working()
-    root, child = crooked(net, Partial(1.0, IntegerRoles.value(7), (net.root.id,)))
-    assert root.penalties[-1][:2] == (child.id, Code.OVERLAP)
+    up = handed(net, Partial(1.0, IntegerRoles.value(7), (net.root.id,)), net.root)
+    child = below(net, net.root)[0]
+    stated = claim(sealer(net.keys[child.id]), net.app, up.wave, up.partial, net.root.id)  # type: ignore[arg-type]
+    net.root.hear(child.id, msgspec.structs.replace(up, claims=(stated,)))
+    assert net.root.penalties[-1][:2] == (child.id, Code.BAD_SIGNATURE)
     net.run_until(net.finished)
     net.check_sums()
 
 
-def test_more_contributors_than_a_message_can_name_are_left_out() -> None:
+def test_who_is_done_with_the_round_cannot_be_handed_in_again() -> None:
     net = working()
-    one, other = below(net, net.root)[:2]
-    crowd = tuple(b"%016d" % index for index in range(MAX_MEMBERS - 1))
-    root, _ = crooked(net, Partial(1.0, EMPTY, crowd))
-    wave = net.wave_of(root)
-    more = WaveUp(net.app, wave, Partial(1.0, EMPTY, (other.id, one.id)))
-    root.hear(other.id, more)
-    assert len(root.grove().waves._parts) == 1
-    assert root.forest.counters["partials_overflow"] == 1
+    child = below(net, net.root)[0]
+    waves = net.root.grove().waves
+    waves._open = msgspec.structs.replace(waves._open, closed=(child.id,))
+    root, child = crooked(net, Partial(1.0, IntegerRoles.value(7), (child.id,)))
+    assert root.penalties[-1][:2] == (child.id, Code.OVERLAP)
+
+
+def test_more_contributors_than_a_message_can_name_are_left_out() -> None:
+    net = settled(slow(Net(8, fan_out=2, rounds=1, min_workers=1), 3 * SECOND))
+    parent = next(host for host in net.hosts.values() if not host.is_root and len(below(net, host)) == 2)
+    one, other = below(net, parent)
+    crowd = tuple(CROWD)
+    parent.hear(one.id, handed(net, Partial(1.0, EMPTY, crowd), parent))
+    parent.hear(other.id, handed(net, Partial(1.0, EMPTY, (other.id,)), parent))
+    assert list(parent.grove().waves._parts) == [one.id]
+    assert parent.forest.counters["partials_overflow"] == 1
+    assert parent.penalties == []
 
 
 def test_no_number_of_absentees_overflows() -> None:
