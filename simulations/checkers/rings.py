@@ -11,6 +11,9 @@ from .base import Report, who
 NEAR = 12
 """Live nodes on each side that a leaf set must have, as many as it has places, when the ring had time to settle."""
 
+LATE = 1
+"""Of these, as many as may be missing still: the slow exchange of leaf sets brings them."""
+
 
 class Rings:
     """Compares each node's nearest leaves with the truth."""
