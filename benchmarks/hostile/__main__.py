@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..report import Report, leave, parser
-from . import applications, records
+from . import applications, records, strangers
 from .measured import Measured
 
 GROUPS: dict[str, Callable[[], Measured]] = {
+    "strangers": strangers.measure,
     "records": records.measure,
     "applications": applications.measure,
 }

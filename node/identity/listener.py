@@ -51,8 +51,8 @@ WAITING, WAITING_EACH = 256, 128
 """Connections whose turn has not come, in total and per address (per /64 of IPv6)."""
 CONVERSATIONS, CONVERSATIONS_EACH = 32, 8
 """Those that are being served: some 300 kB each."""
-PACE = 0.01
-"""Seconds between the beginnings of two conversations: a handshake takes a quarter of that."""
+PACE = 0.005
+"""Seconds between the beginnings of two conversations: a handshake takes half of that."""
 QUESTION_DEADLINE = 4.0
 """Seconds from a connection's turn to its whole question, handshake included."""
 DEADLINE = 10.0
