@@ -142,10 +142,13 @@ def module_flaw(name: str, rest: str) -> str:
     """What is wrong with ``python -m NAME REST``; empty when nothing is, or when it is not ours."""
     if name.partition(".")[0] not in TREES.split("|"):
         return ""
-    if importlib.util.find_spec(name) is None:
+    found = importlib.util.find_spec(name)
+    if found is None:
         return f"there is no module {name}"
+    if found.submodule_search_locations is not None:
+        name = f"{name}.__main__"
     words = rest.partition("#")[0].split()
-    if name == "simulations":
+    if name == "simulations.__main__":
         (commands,) = (a for a in simulations_parser()._actions if isinstance(a, argparse._SubParsersAction))
         parser = commands.choices.get(words[0]) if words else None
         if words and parser is None:
