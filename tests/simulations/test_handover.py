@@ -33,6 +33,13 @@ def test_a_dead_root_is_replaced_and_its_workers_stay() -> None:
     assert not outcome.penalties
 
 
+def test_two_neighbours_that_cannot_talk_do_not_depose_one_another() -> None:
+    outcome = run_case(CASE["pair"], 9)
+    assert outcome.finished
+    assert outcome.handovers <= 1
+    assert min(outcome.shares) >= handover.SHARE
+
+
 @pytest.mark.parametrize("name", handover.NAMES)
 def test_the_seed_alone_draws_a_case(name: str) -> None:
     assert CASE[name].scenario(3) == CASE[name].scenario(3)

@@ -78,6 +78,13 @@ def test_one_seed_one_digest_whatever_the_hash_seed() -> None:
     assert stormy_digest(4) + "\n" not in found
 
 
+def test_honest_applications_finish_among_liars_and_only_liars_are_punished() -> None:
+    result = run(load(SCENARIOS / "liars-50.toml"))
+    assert result.ok, said(result)
+    assert [app.status for app in result.apps] == ["finished"] * 3
+    assert result.penalties
+
+
 def test_an_application_whose_voters_are_gone_is_stalled_and_not_forked() -> None:
     scenario = msgspec.structs.replace(
         load(SCENARIOS / "smoke-32.toml"), faults=msgspec.structs.replace(Scenario().faults, **DOOM)
