@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from dht.config import RingConfig
-from dht.messages import Record
+from dht.messages import MAX_RECORDS, Record
 from dht.ports import Verdict
 from dht.records import Kind, key_of, sign_record, verify
 from dht.ring import Ring
@@ -186,10 +186,20 @@ class NodeCore:
         self._restored.clear()
         self.ring.start(request.seeds, now)
 
+    def _publish(self, request: Publish, now: int) -> None:
+        """Something that was signed here.  When the clock speaks against it, it waits until the clock is corrected."""
+        key = _disk_key(request.record)
+        if self._fits(request.record, now):
+            self._take_up(key, request.record, now)
+        elif len(self._shelf) < MAX_RECORDS:
+            self._shelf[key] = request.record
+
+    def _fits(self, record: Record, now: int) -> bool:
+        return 0 < record.expires - self.ring.wall(now) <= self.config.ring.record_lifetime
+
     def _take_up(self, key: str, record: Record, now: int) -> None:
         """A record that was held before.  One that the clock speaks against waits: the clock may be wrong."""
-        fits = 0 < record.expires - self.ring.wall(now) <= self.config.ring.record_lifetime
-        if not fits and not self.ring.clock_confirmed:
+        if not self._fits(record, now) and not self.ring.clock_confirmed:
             self._shelf[key] = record
         elif not self.ring.publish(record, now) and self.ring.records.get(Kind(record.kind), record.subject) != record:
             self._out.store(key, None)
@@ -294,7 +304,7 @@ class NodeCore:
         Start: _start,
         Leave: _leave,
         FindVoters: lambda core, request, now: core.ring.find_replicas(request.token, request.app, request.count, now),
-        Publish: lambda core, request, now: core.ring.publish(request.record, now),
+        Publish: _publish,
         Follow: lambda core, request, now: core.apps.follow(request.app, now),
         Bind: lambda core, request, now: core.apps.bind(request.names, request.workers, now),
         Recover: lambda core, request, now: core.apps.recover(request.app, request.voters, now),

@@ -204,3 +204,15 @@ def test_a_joiner_shows_the_descriptor_to_whoever_ought_to_know_it_but_not_to_a_
         assert not sent(node.feed(ev.Received(RELAY.id, refusal)), RecordPush)
     node.now += 60 * SECOND
     assert sent(node.feed(ev.Received(RELAY.id, refusal)), RecordPush)
+
+
+def test_what_is_published_before_the_clock_is_confirmed_waits_for_that() -> None:
+    node = Node()
+    node.core.ring.set_clock(40 * DAY * SECOND, node.now)
+    app = descriptor(OWNER, 1, 30 * DAY)
+    node.feed(ev.Command(Publish(app)))
+    assert not node.held()
+    for peer in (b"a" * 16, b"b" * 16):
+        node.core.ring._clock.heard(peer, 1, node.now)
+    node.core.clock_changed(40 * DAY, node.now)
+    assert node.held() == {app}
