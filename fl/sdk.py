@@ -76,14 +76,17 @@ class Context:
     config: Mapping[str, Scalar]
     """Options of the application, after ``--set``."""
     round: int
+    """The round under way, from 1."""
     rounds: int
+    """Rounds of the run."""
     node: str
-    """Label of this node, for logs; empty in the simulator."""
+    """Label of this node, for logs; `node 0`, `node 1`, … on simulated nodes, empty where there is no node."""
     seed: int
     """Of this (application, round, node).  Global generators are seeded with it before the call."""
     deadline: float = float("inf")
     """When the task is given up, on the clock of ``time.monotonic``; see :meth:`time_left`."""
     emit: Callable[[str], None] = print
+    """Where :meth:`log` writes to."""
     _rng: Any = None
 
     def get(self, key: str, default: S) -> S:
@@ -122,18 +125,22 @@ class App:
     """An application.  Immutable; raises UsageError for values that cannot be."""
 
     name: str
+    """1 to 64 printable characters; also the name of its models."""
     model: Callable[..., Any]
     """``model()``, or ``model(ctx)`` when its size is an option, returns a freshly initialised model.  Global
     generators are seeded with ``seed`` before the call."""
     train: Train | None = None
     """Default for torch and scikit-learn: see ``fl.learn.defaults``."""
     evaluate: Evaluate | None = None
+    """Default for torch and scikit-learn: loss, and accuracy where ``y`` is a class."""
     data: str = ""
     """Name under which each node's operator binds local data.  Default: the application's name."""
     schema: Mapping[str, Field] = field(default_factory=dict)
     """Field → type and shape, checked on each node before anything is trained."""
     rounds: int = 20
+    """Rounds of training, at most: see ``stop``."""
     strategy: str = "fedavg"
+    """What the root does with the mean update: ``fedavg`` or ``fedavgm``."""
     options: Mapping[str, Scalar] = field(default_factory=dict)
     """``ctx.config``: what ``--set key=value`` may change."""
     fraction: float = 1.0
@@ -141,6 +148,7 @@ class App:
     min_workers: int = 1
     """Contributors without whom a round does not count."""
     quorum: float = 0.5
+    """Share of the expected answers after which stragglers of a first wave are given as long again, and no longer."""
     stop: Stop | None = None
     """When to stop early."""
     seed: int = 0
@@ -183,7 +191,7 @@ class App:
         """
         fields: dict[str, Any] = {}
         options, rule = dict(self.options), self.stop
-        known = {*_SETTABLE, *KNOWN_OPTIONS, *options, *_STOP}
+        known = {*SETTABLE, *KNOWN_OPTIONS, *options, *STOP_SETTINGS}
         for setting in settings:
             key, equals, text = setting.partition("=")
             if not equals or key not in known:
@@ -192,9 +200,9 @@ class App:
                     f"{setting!r} sets nothing that {self.name} knows" if equals else f"{setting!r} is not key=value",
                     f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}",
                 )
-            if key in _STOP:
+            if key in STOP_SETTINGS:
                 rule = _stopping(rule, key, text)
-            elif key in _SETTABLE:
+            elif key in SETTABLE:
                 fields[key] = _parse(key, text, getattr(self, key))
             else:
                 options[key] = _parse(key, text, options.get(key))
@@ -253,10 +261,10 @@ def outline(app: App) -> AppSpec:
     )
 
 
-_SETTABLE = ("rounds", "fraction", "min_workers", "quorum", "seed", "fan_out", "strategy")
+SETTABLE = ("rounds", "fraction", "min_workers", "quorum", "seed", "fan_out", "strategy")
 
 
-_STOP: Mapping[str, Scalar] = {
+STOP_SETTINGS: Mapping[str, Scalar] = {
     "stop": "", "stop.metric": "", "stop.patience": 5, "stop.delta": 0.0, "stop.maximise": True,
 }  # fmt: skip
 """Settings of early stopping, and an example of each type."""
@@ -273,7 +281,7 @@ def _stopping(rule: Stop | None, key: str, text: str) -> Stop | None:
         raise UsageError(
             f"{key}={text}, but nothing says what to look at", f"--set stop.metric=NAME before --set {key}"
         )
-    value = _parse(key, text, _STOP[key])
+    value = _parse(key, text, STOP_SETTINGS[key])
     if rule is None:
         return Stop(str(value), maximise=str(value).rpartition("_")[2] != "loss")
     return msgspec.structs.replace(rule, **{field_: value})

@@ -191,7 +191,7 @@ class Keeper:
         if not self.revoked.add(record, self._membership.document):
             return
         if record.subject == self._membership.node:
-            self._say_revoked("a record says so")
+            self._say_revoked("as the issuer says")
             return
         log.warning("node %s was revoked", short(record.subject))
         self._daemon.revoke(record.subject)
@@ -217,7 +217,7 @@ class Keeper:
         """A node that was off when it was revoked hears of it from those who refuse it, and they are all it hears."""
         links = self._daemon.links
         if links.disowned and not links.peers():
-            self._say_revoked(f"say {len(links.disowned)} members")
+            self._say_revoked(f"as {len(links.disowned)} of them say")
         elif links.peers() and self._membership.node not in self.revoked:
             self.disowned = False
 

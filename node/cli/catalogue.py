@@ -8,7 +8,7 @@ from .command import Command
 from .fabric import INIT, INVITE, JOIN, LEAVE, REVOKE
 from .models import MODELS
 from .nodes import LOGS, PEERS, STATUS, STOP
-from .run import RUN
+from .run import ATTACH, RUN
 from .settings import CONFIG
 from .topics import DEMO, HELP
 from .trust import TRUST
@@ -36,6 +36,7 @@ ROOT = Command(
         CONFIG,
         CHECK,
         RUN,
+        ATTACH,
         LS,
         MODELS,
         TRUST,

@@ -27,7 +27,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("try it", ("demo",)),
     ("found or join a fabric", ("init", "invite", "join")),
     ("run a node", ("up", "status", "peers", "logs", "stop", "config")),
-    ("train", ("check", "run", "ls", "models")),
+    ("train", ("check", "run", "attach", "ls", "models")),
     ("decide who takes part", ("trust", "revoke", "leave")),
     ("learn more", ("help",)),
 )

@@ -13,6 +13,7 @@ import msgspec
 from fl import bundle as bundles
 from protocol.errors import UsageError
 
+from ..names import pick
 from ..service import AppInfo, DaemonService
 from .command import Command, Session
 from .exits import NobodyLeftError
@@ -133,4 +134,32 @@ RUN = Command(
     then="mycelia models show NAME",
     configure=_arguments,
     run=_run,
+)
+
+
+def _attach(session: Session) -> None:
+    args = session.args
+    app = pick(session.ask(lambda daemon: daemon.applications()), args.app)
+    log = CsvLog(args.csv) if args.csv else None
+    asyncio.run(_follow(session, session.daemon(), app, RoundTable(session.out, app.rounds, time.time(), log)))
+
+
+def _attach_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("app", metavar="APP", help="name or id of an application; see `mycelia ls`")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write one row per round, with all metrics")
+    parser.add_argument("--wait", action="store_true", help="go on when every node fails or refuses")
+
+
+ATTACH = Command(
+    name="attach",
+    summary="Watch an application that runs already.",
+    text=(
+        "Shows what `mycelia run` would: the rounds that this node knows, then each one as it is committed. It stops "
+        "nothing, and works on any node that has a part in the application, also when the one that it was submitted "
+        "to is gone."
+    ),
+    examples=(("attach digits", "watch it"), ("attach digits --csv rounds.csv", "and keep the metrics")),
+    then="mycelia models show NAME",
+    configure=_attach_arguments,
+    run=_attach,
 )

@@ -6,16 +6,19 @@ import csv
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dht import records
 from dht.messages import Record
 from dht.records import Kind
 from fl import bundle, spec
+from fl.sdk import App, outline
 from node.cli.follow import CsvLog, RoundTable
 from node.cli.output import Output
+from node.cli.submit import versions_before
 from node.identity.keys import Ed25519Verifier, Key
-from node.service import LaggedEvent, RoleEvent, RoundEvent, StatusEvent
+from node.service import AppInfo, LaggedEvent, RoleEvent, RoundEvent, StatusEvent, TroubleEvent, TroubleInfo
 from protocol.errors import ConfigError, UsageError
 
 from ..fake_service import APP, EVENTS, HOME, FakeService
@@ -238,3 +241,50 @@ def test_simulated_nodes_need_no_daemon(cli: Cli, tmp_path: Path, monkeypatch: p
     (tmp_path / "ward.py").write_text('import fl\napp = fl.App(name="ward", model=dict)\n')
     assert "there is no built-in data called 'ward'" in cli("run", "ward.py", "--simulate", "4").err
     assert "--detach needs a fabric" in cli("run", "app.py", "--simulate", "4", "--detach").err
+
+
+TROUBLE = TroubleInfo(
+    node="22" * 16, name="ward-2", kind="failed", round=1, sentence="train() failed", trace="KeyError: 1"
+)
+
+
+def test_a_run_of_which_nobody_is_left_is_stopped_and_has_its_own_exit_code(
+    cli: Cli, member: FakeService, file: Path
+) -> None:
+    member.events = [
+        TroubleEvent(app="digits", trouble=TROUBLE),
+        StatusEvent(app="digits", status="failing", detail="0 of 1 workers are there"),
+        StatusEvent(app="digits", status="finished"),
+    ]
+    result = cli("run", str(file))
+    assert result.code == 10
+    assert "node ward-2 fails in round 1: train() failed\n    KeyError: 1\n" in result.err
+    assert "nobody is left who could train digits: 0 of 1 workers are there" in result.err
+    assert [call[0] for call in member.calls][-1] == "stop"
+    member.calls.clear()
+    assert cli("run", str(file), "--wait").code == 0
+    assert "stop" not in [call[0] for call in member.calls]
+
+
+def test_whoever_attaches_sees_the_rounds_and_stops_nothing(cli: Cli, member: FakeService, tmp_path: Path) -> None:
+    result = cli("attach", "digits", "--csv", "rounds.csv")
+    assert result.code == 0
+    assert [line.split()[0] for line in result.lines[1:]] == ["1/3", "2/3", "3/3"]
+    assert len((tmp_path / "rounds.csv").read_text().splitlines()) == 4
+    member.events = [StatusEvent(app="digits", status="failing")]
+    assert cli("attach", "digits").code == 10
+    assert "stop" not in [call[0] for call in member.calls]
+
+
+def test_versions_count_on_from_what_the_owner_has_made() -> None:
+    prepared = outline(App(name="digits", model=dict))
+    mine = AppInfo(id="11" * 16, name="digits", owner="ab" * 32, status="finished", base=10, round=7, rounds=20)
+    others = msgspec.structs.replace(mine, owner="cd" * 32, base=500)
+    owner = bytes.fromhex("ab" * 32)
+    assert versions_before([], owner, prepared) == 0
+    assert versions_before([mine, others], owner, prepared) == 17
+    running = msgspec.structs.replace(mine, status="running")
+    assert versions_before([mine, running], owner, prepared) == 30
+    continued = msgspec.structs.replace(prepared, parent_model="digits@40")
+    assert versions_before([mine], owner, continued) == 40
+    assert versions_before([mine], owner, msgspec.structs.replace(continued, parent_model="ward@99")) == 17
