@@ -50,7 +50,7 @@ def claim(sealer: Sealer, app: AppId, wave: WaveId, own: Partial, parent: NodeId
 def proven(
     sealer: Sealer, app: AppId, wave: WaveId, partial: Partial, claims: Sequence[Claim], sender: NodeId, me: NodeId
 ) -> bool:
-    """Has everybody whom ``sender`` names made a statement about ``wave``?  Total.  About 0.1 ms per contributor."""
+    """Has everybody whom ``sender`` names made a statement about ``wave``?  Total.  About 0.2 ms per contributor."""
     members = partial.contributors
     if len(claims) != len(members):
         return False
