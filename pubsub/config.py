@@ -36,6 +36,10 @@ class TreeConfig:
     answer_wait: int = 700 * MS
     """How long a rendezvous waits for answers about the present root, and a proposer before it repeats itself."""
 
+    repeat_wait: int = 250 * MS
+    """Pause before a rendezvous asks again those who still hear a root that it does not hear.  Nodes notice a closed
+    socket within some 100 ms of each other, a silence within a second."""
+
     stall_after: int = 5 * SECOND
     """Without a majority for this long an application is reported ``stalled``."""
 

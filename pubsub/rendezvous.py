@@ -6,6 +6,9 @@ nodes closest to the id: any of them may know a newer head, which names newer vo
 only when a majority of the newest voters would promise (Raft's pre-vote), so a candidacy that cannot succeed costs
 nobody an epoch.  A root that a majority of the voters hears is the root, even if this node cannot reach it.
 
+Deaths are not noticed everywhere in the same moment.  Voters that still hear a root when this node asks are asked again
+a few times, in short intervals, before their word is taken for it; and again soon after it was.
+
 A root may step down without dying.  Whoever took it for the root notices when it asks for a place in the tree like
 anybody else, and asks it now and then in any case.
 
@@ -28,13 +31,16 @@ if TYPE_CHECKING:
     from .forest import Forest
     from .grove import Grove
 
+MAX_REPEATS = 5
+"""Times that a voter is asked again whether it still hears a root: a second and a half in all."""
+
 
 class Rendezvous:
     """What this node, when it is the closest one, knows of an application's root."""
 
     __slots__ = (
-        "_answers", "_asked", "_earliest", "_forest", "_fruitless", "_grove", "_retry", "_searching", "_witnesses",
-        "root",
+        "_answers", "_asked", "_earliest", "_forest", "_fruitless", "_grove", "_repeats", "_retry", "_searching",
+        "_witnesses", "root",
     )  # fmt: skip
 
     def __init__(self, grove: Grove, forest: Forest) -> None:
@@ -47,6 +53,8 @@ class Rendezvous:
         self._asked: dict[NodeId, Contact] = {}
         """Who was asked in the present search."""
         self._answers: dict[NodeId, HeadAnswer] = {}
+        self._repeats = 0
+        """Times that voters were asked again in the present search."""
         self._retry = self._earliest = 0
         self._fruitless = -1
         """Since when no majority of the voters answers, ns; -1: it does."""
@@ -109,9 +117,12 @@ class Rendezvous:
 
     def _search(self, now: int) -> None:
         """Ask the voters whom they follow."""
-        self._searching, self._asked, self._answers = True, {}, {}
+        self._searching, self._asked, self._answers, self._repeats = True, {}, {}, 0
         self._question((*self._grove.base.voters, *self._grove.genesis.voters, *self._near()))
-        self._forest.out.set_timer(("tree.search", self._grove.app), now + self._forest.config.answer_wait)
+        self._wait(self._forest.config.answer_wait, now)
+
+    def _wait(self, pause: int, now: int) -> None:
+        self._forest.out.set_timer(("tree.search", self._grove.app), now + pause)
 
     def _near(self) -> list[Contact]:
         return self._forest.ring.closest(self._grove.app, len(self._grove.genesis.voters))
@@ -146,10 +157,17 @@ class Rendezvous:
             return
         named = (root,) if root is not None and root.id != self._me and self._forest.ring.alive(root.id) else ()
         if self._question((*named, *grove.base.voters)):
-            self._forest.out.set_timer(("tree.search", grove.app), now + self._forest.config.answer_wait)
-        pending = [one.root.id for one in self._answers.values() if one.root is not None and one.root.id in self._asked]
-        if all(one in self._answers or one == self._me for one in pending) and self._free():
-            self.stand(now)
+            self._wait(self._forest.config.answer_wait, now)
+        if self._free():
+            if not any(self._may_answer(one.root.id) for one in self._answers.values() if one.root is not None):
+                self.stand(now)
+        elif not self._repeats and not any(map(self._may_answer, self._asked)):
+            self._wait(self._forest.config.repeat_wait, now)
+
+    def _may_answer(self, peer: NodeId) -> bool:
+        """Was ``peer`` asked, and may its answer be on its way?"""
+        silent = peer in self._asked and peer not in self._answers and peer != self._me
+        return silent and self._forest.ring.alive(peer)
 
     @property
     def _me(self) -> NodeId:
@@ -173,12 +191,23 @@ class Rendezvous:
         hearing = self._hearing()
         if self._free():
             self.stand(now)
+        elif hearing and self._repeats < MAX_REPEATS:
+            self._repeat(hearing, now)
         elif majority(self._grove.base.seats, hearing) and (root := self._unanimous(hearing)) is not None:
             self._found(root, tuple(self._asked[peer] for peer in hearing if peer in self._asked), now)
         else:
             self._searching = False
+            self.forget()
             self._complain(now)
             self.later(now)
+
+    def _repeat(self, hearing: dict[NodeId, Contact], now: int) -> None:
+        """This node does not hear the root that they hear: perhaps they are about to notice why."""
+        self._repeats += 1
+        for peer in hearing:
+            del self._answers[peer]
+            self._forest.out.send(peer, HeadQuery(self._grove.app))
+        self._wait(self._forest.config.repeat_wait, now)
 
     def _unanimous(self, hearing: dict[NodeId, Contact]) -> Contact | None:
         """The root that a majority hears and that does not deny it."""
@@ -203,21 +232,27 @@ class Rendezvous:
         self.root, self._witnesses = root, witnesses
         forest.out.cancel_timer(("tree.search", app))
         forest.ring.watch(root.id, self._grove.purpose, now)
-        forest.out.set_timer(("tree.confirm", app), now + forest.config.voter_check)
+        forest.out.set_timer(("tree.confirm", app), now + self._confirm_after)
+
+    @property
+    def _confirm_after(self) -> int:
+        """Sooner when this node has the root's life from hearsay only."""
+        config = self._forest.config
+        return 2 * config.answer_wait if self._witnesses else config.voter_check
 
     def confirm(self, now: int) -> None:
         """Ask the root whether it still is, or its voters whether they still hear it."""
         if self.root is None:
             return
         if self._witnesses:
-            self.forget()
-            self.serve(now)
+            self._search(now)
         else:
             self._forest.out.send(self.root.id, HeadQuery(self._grove.app))
-            self._forest.out.set_timer(("tree.confirm", self._grove.app), now + self._forest.config.voter_check)
+            self._forest.out.set_timer(("tree.confirm", self._grove.app), now + self._confirm_after)
 
     def stand(self, now: int) -> None:
         """Nobody reigns: stand for root, unless meanwhile it is somebody else's turn."""
+        self.forget()
         self._searching, self._fruitless = False, -1
         self._forest.out.cancel_timer(("tree.search", self._grove.app))
         grove = self._grove

@@ -20,7 +20,7 @@ from pubsub.messages import (
     WaveId,
     WaveOpen,
 )
-from tests.pubsub.harness import CONFIG, SECOND, Host, Net
+from tests.pubsub.harness import CONFIG, DETECTION, MS, SECOND, Host, Net
 from tests.pubsub.seals import granted, proven
 from tests.pubsub.test_grove import running
 from tests.pubsub.test_tree import below
@@ -138,6 +138,22 @@ def test_the_other_of_a_broken_pair_finds_the_root_by_its_voters() -> None:
     assert net.roots() == [root]
     assert closest.grove().rendezvous.live_root == root.me
     assert closest.grove().tree.attached
+
+
+def test_voters_that_notice_a_death_a_moment_later_do_not_hold_up_the_next_root() -> None:
+    net = running(10, rounds=10**4)
+    net.run(2 * CONFIG.voter_check)
+    dead = net.root
+    at = net.now
+    net.crash(dead)
+    successor = next(host for host in net.by_rank() if host is not dead)
+    net.run(DETECTION - 400 * MS)
+    successor.ring.dead[dead.id] = True
+    successor.do(lambda now: successor.forest.peer_dead(dead.id, "closed", now))
+    successor.do(successor.forest.leaves_changed)
+    net.run_until(lambda: bool(net.roots()))
+    assert net.roots() == [successor]
+    assert net.now - at < DETECTION + CONFIG.answer_wait
 
 
 def test_three_deaths_in_one_long_round_lose_nothing() -> None:
