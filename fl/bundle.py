@@ -22,8 +22,8 @@ from protocol import ids
 from protocol.errors import CodecError, LimitError, UsageError
 from protocol.wire import UNREADABLE
 
-MAX_BUNDLE = 1 << 20
-"""Bytes.  Code is small; data and weights have their own ways to travel."""
+from .spec import MAX_BUNDLE
+
 MAX_FILES = 64
 VERSION = 1
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")

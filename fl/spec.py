@@ -14,6 +14,13 @@ from protocol import ids
 from protocol.messages import EMPTY, Contact, Contacts, Natural, Value
 from pubsub.heads import MAX_VOTERS
 
+MAX_BUNDLE = 1 << 20
+"""Bytes of code.  It is small; data and weights have their own ways to travel."""
+
+MAX_INITIAL = 1 << 36
+"""Bytes of an initial model: 64 GiB.  All else that an application may name follows from it (``pubsub.sizes``), within
+the quota of each node."""
+
 Scalar = bool | int | float | str
 Options = Annotated[dict[str, Scalar], msgspec.Meta(max_length=128)]
 
@@ -91,6 +98,8 @@ class AppSpec(msgspec.Struct, frozen=True, gc=False, array_like=True):
             and 1 <= len(self.voters) == len(voters) <= MAX_VOTERS
             and self.initial.well_formed
             and self.bundle.well_formed
+            and self.initial.size <= MAX_INITIAL
+            and self.bundle.size <= MAX_BUNDLE
             and 0 <= self.quorum <= 1
             and 0 < self.fraction <= 1
         )

@@ -15,6 +15,7 @@ from pubsub.heads import MAX_METRICS, MAX_NAME
 from pubsub.messages import Partial
 from pubsub.partials import flaw
 from pubsub.ports import OpenWave
+from pubsub.sizes import limit
 
 from .messages import Order, Work
 from .spec import AppSpec
@@ -76,17 +77,17 @@ class Worker:
     def _begin(self, wave: OpenWave, work: Work, now: int) -> None:
         self.drop()
         self._wave, self._work, self._round, self._model = wave, work, wave.id.round, wave.head.model
-        holdings, sources = self._host.forest.holdings, (wave.source, self.spec.home.id)
+        holdings, sources, bundle = self._host.forest.holdings, (wave.source, self.spec.home.id), self.spec.bundle
 
         def have_model(at: int) -> None:
-            holdings.ensure(self.spec.bundle, sources, start, at)
+            holdings.ensure(bundle, bundle.size, sources, start, at)
 
         def start(at: int) -> None:
             still = self._wave is not None and not self._job and self._kept is None
             if still and (self._work, self._round, self._model) == (work, wave.id.round, wave.head.model):
                 self._start(work, at)
 
-        holdings.ensure(wave.head.model, sources, have_model, now)
+        holdings.ensure(wave.head.model, limit(self.spec.initial), sources, have_model, now)
 
     def _start(self, work: Work, now: int) -> None:
         wave, spec = self._wave, self.spec

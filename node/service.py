@@ -15,8 +15,7 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 
 from dht.messages import Record
-from fl.bundle import MAX_BUNDLE
-from fl.spec import AppSpec
+from fl.spec import MAX_BUNDLE, AppSpec
 from protocol.messages import Contact, Digest, Id
 
 CHUNK = 1 << 20

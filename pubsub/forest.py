@@ -12,7 +12,7 @@ a majority of voters; the rendezvous rule only makes it likely that one node tri
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -60,6 +60,14 @@ MAX_VOTES = 2 * MAX_APPS
 """Applications voted on, those that are over included."""
 
 
+class _Ended(NamedTuple):
+    """An application that is over, as far as it takes to judge what is still said of it: heads in outline."""
+
+    first: Head
+    last: Head | None
+    limit: int
+
+
 class Forest:
     """Every application that this node has to do with: as member, as voter or as rendezvous."""
 
@@ -84,8 +92,7 @@ class Forest:
         """Applications that are not over."""
         self.heads: dict[AppId, Head] = {}
         """What records say of their voters; proven."""
-        self._ended: dict[AppId, tuple[Head, Head | None]] = {}
-        """First and last heads, in outline, of applications that are over: what is said of their end can be judged."""
+        self._ended: dict[AppId, _Ended] = {}
         self.groves: dict[AppId, Grove] = {}
         self.voters: dict[AppId, Voter] = {}
         self.counters: dict[str, int] = {}
@@ -129,7 +136,7 @@ class Forest:
     def newest(self, app: AppId) -> Head | None:
         """The newest head that is proven here."""
         grove, told = self.groves.get(app), self.heads.get(app)
-        seen = grove.head if grove is not None else self._ended.get(app, (None, None))[1]
+        seen = grove.head if grove is not None else self._ended[app].last if app in self._ended else None
         return seen if told is None or (seen is not None and seen.order >= told.order) else told
 
     def conclude(self, app: AppId, now: int) -> None:
@@ -137,7 +144,8 @@ class Forest:
         genesis = self.known.pop(app, None)
         if genesis is not None:
             last = self.newest(app)
-            self._ended[app] = genesis.head().outline(), last.outline() if last is not None else None
+            outline = last.outline() if last is not None else None
+            self._ended[app] = _Ended(genesis.head().outline(), outline, genesis.limit)
             if len(self._ended) > MAX_APPS:
                 del self._ended[next(iter(self._ended))]
         self.heads.pop(app, None)
@@ -306,12 +314,19 @@ class Forest:
     def _voter(self, app: AppId) -> Voter:
         voter = self.voters[app] = Voter(
             app, self.me.id, config=self.config, ring=self.ring, out=self.out, holdings=self.holdings,
-            proofs=self.proofs, genesis=self._genesis, newest=self.newest, count=self.count,
+            proofs=self.proofs, genesis=self._genesis, newest=self.newest, limit=self._limit, count=self.count,
         )  # fmt: skip
         return voter
 
     def _genesis(self, app: AppId) -> Head | None:
-        return self.known[app].head() if app in self.known else self._ended.get(app, (None, None))[0]
+        if app in self.known:
+            return self.known[app].head()
+        return self._ended[app].first if app in self._ended else None
+
+    def _limit(self, app: AppId) -> int:
+        """Bytes that a value in a head may have."""
+        known = self.known.get(app) or self._ended.get(app)
+        return known.limit if known is not None else 0
 
     def _forget_a_vote(self) -> bool:
         """Make room: the vote on an application that is over; what is known of its end takes its place."""

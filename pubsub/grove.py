@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from protocol.errors import Code
 from protocol.ids import NodeId
+from protocol.messages import Value
 
 from .heads import Head
 from .messages import (
@@ -56,7 +57,7 @@ class Grove:
         self.waves = Waves(
             self.tree, genesis.quorum, forest.config,
             roles=forest.roles, out=forest.out, holdings=forest.holdings, count=forest.count,
-            sealer=forest.sealer,
+            sealer=forest.sealer, limit=genesis.limit,
         )  # fmt: skip
         self._first = genesis.head()
         self.head: Head | None = None
@@ -292,10 +293,13 @@ class Grove:
             return
         if self.finished:
             return
-        holdings = self._forest.holdings
-        for value in (message.head.model, self.genesis.bundle):
-            holdings.ensure(value, (peer, self.genesis.home.id), lambda at: None, now)
-        self.waves.on_open(peer, message, now)
+        if self._hold(message.head.model, self.genesis.limit, peer, now):
+            self._hold(self.genesis.bundle, self.genesis.bundle.size, peer, now)
+            self.waves.on_open(peer, message, now)
+
+    def _hold(self, value: Value, limit: int, peer: NodeId, now: int) -> bool:
+        """Have it from above, for those below; False when it is too large to be of this application."""
+        return self._forest.holdings.ensure(value, limit, (peer, self.genesis.home.id), lambda at: None, now)
 
     def on_up(self, peer: NodeId, message: WaveUp, now: int) -> None:
         """A child's partial, fenced first."""

@@ -4,6 +4,9 @@ A message may name an artifact instead of carrying it.  Whoever needs the conten
 of the driver at once (it answers ``TransferDone`` immediately when the artifact is present), and the continuations run
 when it is complete and verified.  A failed transfer goes on from another source if one was named; when none is left
 the waiting parts are told, and whoever still cares asks again: at the next beat, wave or ``Accept``.
+
+Nobody asks for anything without saying how large it may be (``sizes``).  A value beyond that is refused before a
+transfer begins, and counted against the one who named it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from protocol.effects import Outbox, StartTransfer
+from protocol.errors import Code
 from protocol.events import Event, TransferDone, TransferFailed
 from protocol.ids import BlobId, NodeId
 from protocol.messages import Value
@@ -43,19 +47,26 @@ class Holdings:
     def ensure(
         self,
         value: Value,
+        limit: int,
         sources: Sequence[NodeId],
         then: Continuation,
         now: int,
         *,
         failed: Continuation | None = None,
-    ) -> None:
+    ) -> bool:
         """Run ``then`` as soon as the content of ``value`` is here: at once for an inline value.
 
-        ``sources``: who holds it, best first.  ``failed`` runs instead when none of them could give it.
+        ``limit``: bytes that it may have; False when it has more.  ``sources``: who holds it, best first; the first
+        named it.  ``failed`` runs instead of ``then`` when it is too large, or none of them could give it.
         """
+        if value.size > limit:
+            self._out.penalize(sources[0], Code.OVERSIZE, "artifact larger than its application allows")
+            if failed is not None:
+                failed(now)
+            return False
         if not value.blob:
             then(now)
-            return
+            return True
         wanted = self._wanted.get(value.blob)
         if wanted is None:
             wanted = self._wanted[value.blob] = _Wanted(value.size)
@@ -67,6 +78,7 @@ class Holdings:
             wanted.waiters.append((then, failed))
         elif failed is not None:
             failed(now)
+        return True
 
     def handle(self, event: Event, now: int) -> bool:
         """True when the event was the end of a transfer that was asked for here."""

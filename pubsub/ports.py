@@ -10,6 +10,7 @@ import msgspec
 from protocol.ids import AppId, NodeId
 from protocol.messages import EMPTY, Contact, Message, Value
 
+from . import sizes
 from .heads import Head
 from .messages import Partial, WaveId
 
@@ -30,6 +31,11 @@ class Genesis(msgspec.Struct, frozen=True, gc=False):
     def head(self) -> Head:
         """The head before any root: epoch 0, round 0."""
         return Head(self.app, 0, 0, self.home, self.voters, self.initial)
+
+    @property
+    def limit(self) -> int:
+        """Bytes that a model, a sum of updates or a server's state of this application may have."""
+        return sizes.limit(self.initial)
 
 
 class OpenWave(msgspec.Struct, frozen=True, gc=False):

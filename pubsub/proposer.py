@@ -37,6 +37,7 @@ from .holdings import Holdings
 from .messages import LEAP, Accept, Accepted, Holding, Prepare, Promise
 from .ports import Overlay
 from .proofs import Proofs, charter, full, majority, seated, shortened
+from .sizes import bounded, limit
 from .tally import Report, Tally, electorate, ids
 
 
@@ -52,7 +53,7 @@ class Proposer:
     """Candidate and root of one application on one node."""
 
     __slots__ = (
-        "_accepted", "_asked", "_best", "_config", "_genesis", "_holding", "_holdings", "_known", "_me",
+        "_accepted", "_asked", "_best", "_config", "_genesis", "_holding", "_holdings", "_known", "_limit", "_me",
         "_moved", "_on_committed", "_on_rooted", "_out", "_proofs", "_proposed", "_refused", "_ring", "_since",
         "_status", "_stream", "_tally", "_tries", "_warrant", "app", "epoch", "head", "phase",
     )  # fmt: skip
@@ -75,7 +76,7 @@ class Proposer:
     ) -> None:
         self.app, self._me, self._config = app, me, config
         self._ring, self._out, self._stream, self._holdings, self._proofs = ring, out, stream, holdings, proofs
-        self._genesis = genesis
+        self._genesis, self._limit = genesis, limit(genesis.model)
         self._on_rooted, self._on_committed, self._status = on_rooted, on_committed, status
         self.phase = Phase.IDLE
         self.epoch = 0
@@ -185,6 +186,9 @@ class Proposer:
         ):
             self._out.penalize(peer, Code.UNAUTHORISED, "promise with a head from elsewhere")
             return None
+        if head is not None and not bounded(head, self._limit):
+            self._out.penalize(peer, Code.OVERSIZE, "promise with a head larger than its application allows")
+            return None
         vote = Vote(statement, message.seal)
         if peer != self._me.id and not self._proofs.promised(peer, self.app, self.epoch, Life.of(self._me), vote):
             self._out.penalize(peer, Code.BAD_SIGNATURE, "promise")
@@ -223,13 +227,13 @@ class Proposer:
                 self._weigh(at)
 
         def state(at: int) -> None:
-            self._holdings.ensure(best.state, holders, propose, at, failed=failed)
+            self._holdings.ensure(best.state, self._limit, holders, propose, at, failed=failed)
 
         def propose(at: int) -> None:
             if still():
                 self._take_over(best, at)
 
-        self._holdings.ensure(best.model, holders, state, now, failed=failed)
+        self._holdings.ensure(best.model, self._limit, holders, state, now, failed=failed)
 
     @property
     def _newest(self) -> Head:

@@ -65,8 +65,8 @@ class Voter:
     """This node's vote on one application."""
 
     __slots__ = (
-        "_arriving", "_config", "_count", "_genesis", "_heard", "_holdings", "_me", "_newest", "_out", "_paces",
-        "_pending", "_proofs", "_released", "_ring", "app", "ballot", "over",
+        "_arriving", "_config", "_count", "_genesis", "_heard", "_holdings", "_limit", "_me", "_newest", "_out",
+        "_paces", "_pending", "_proofs", "_released", "_ring", "app", "ballot", "over",
     )  # fmt: skip
 
     def __init__(
@@ -81,13 +81,15 @@ class Voter:
         proofs: Proofs,
         genesis: Callable[[AppId], Head | None],
         newest: Callable[[AppId], Head | None],
+        limit: Callable[[AppId], int],
         count: Callable[[str], None],
     ) -> None:
         """``genesis``: the head in the descriptor, None when it is not known here.  ``newest``: the newest head that
-        this node knows to be committed."""
+        this node knows to be committed.  ``limit``: bytes that a value in a head may have."""
         self.app = app
         self._me, self._config, self._ring, self._out, self._holdings = me, config, ring, out, holdings
-        self._proofs, self._genesis, self._newest, self._count = proofs, genesis, newest, count
+        self._proofs, self._genesis, self._newest = proofs, genesis, newest
+        self._limit, self._count = limit, count
         self.ballot = Ballot()
         self.over = False
         """The application is known to have ended: this vote is kept only as long as there is room."""
@@ -256,7 +258,14 @@ class Voter:
             then(now)
             return
         first, *rest = values
-        self._holdings.ensure(first, (peer,), lambda at: self._fetch(rest, peer, then, at), now, failed=self._give_up)
+        self._holdings.ensure(
+            first,
+            self._limit(self.app),
+            (peer,),
+            lambda at: self._fetch(rest, peer, then, at),
+            now,
+            failed=self._give_up,
+        )
 
     def _give_up(self, now: int) -> None:
         self._arriving = b""

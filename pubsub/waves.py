@@ -49,9 +49,9 @@ class Waves:
     """The present wave of one application on one node."""
 
     __slots__ = (
-        "_arriving", "_claims", "_complete_at", "_config", "_count", "_deadline", "_expected", "_holdings", "_margin",
-        "_missing", "_open", "_out", "_own", "_parts", "_quorum", "_ready", "_roles", "_sealer", "_tree", "amnesia",
-        "collected", "current", "sent",
+        "_arriving", "_claims", "_complete_at", "_config", "_count", "_deadline", "_expected", "_holdings", "_limit",
+        "_margin", "_missing", "_open", "_out", "_own", "_parts", "_quorum", "_ready", "_roles", "_sealer", "_tree",
+        "amnesia", "collected", "current", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -65,8 +65,10 @@ class Waves:
         holdings: Holdings,
         count: Callable[[str], None],
         sealer: Sealer,
+        limit: int,
     ) -> None:
-        self._sealer = sealer
+        """``limit``: bytes that the value of a partial may have."""
+        self._sealer, self._limit = sealer, limit
         self._tree, self._quorum, self._config = tree, quorum, config
         self._roles, self._out, self._holdings, self._count = roles, out, holdings, count
         self.current = NO_WAVE
@@ -186,6 +188,7 @@ class Waves:
             self._arriving[peer] = True
             self._holdings.ensure(
                 partial.value,
+                self._limit,
                 (peer,),
                 lambda at: self._arrived(peer, message, partial, at),
                 now,

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl import bundle
+from fl.spec import MAX_BUNDLE
 from protocol.errors import CodecError, LimitError, UsageError
 
 
@@ -89,7 +90,7 @@ def test_trailing_and_foreign_bytes_are_refused() -> None:
     with pytest.raises(CodecError):
         bundle.decode(content + b"\0")
     with pytest.raises(LimitError):
-        bundle.decode(bytes(bundle.MAX_BUNDLE + 1))
+        bundle.decode(bytes(MAX_BUNDLE + 1))
 
 
 @given(st.binary(max_size=200))

@@ -83,6 +83,8 @@ def test_a_descriptor_speaks_for_itself(stage: Stage) -> None:
         {"voters": tuple(Contact(bytes([index]) * 16) for index in range(10))},
         {"initial": Value(5, b"four")},
         {"bundle": Value(5, b"", b"not 32")},
+        {"initial": Value(specs.MAX_INITIAL + 1, b"", b"M" * 32)},
+        {"bundle": Value(specs.MAX_BUNDLE + 1, b"", b"B" * 32)},
         {"quorum": float("nan")},
         {"quorum": 1.5},
         {"fraction": 0.0},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.effects import Outbox, StartTransfer
+from protocol.effects import Outbox, Penalize, StartTransfer
+from protocol.errors import Code
 from protocol.events import ComputeDone, TransferDone, TransferFailed
 from protocol.ids import NodeId
 from protocol.messages import Value
@@ -12,6 +13,7 @@ from pubsub.holdings import MAX_SOURCES, MAX_WAITERS, Holdings
 
 BLOB = b"B" * 32
 BIG = Value(100_000, b"", BLOB)
+LIMIT = 100_000
 A, B = b"a" * 16, b"b" * 16
 
 
@@ -23,7 +25,7 @@ class Bench:
 
     def ensure(self, name: str, *sources: NodeId, value: Value = BIG) -> None:
         self.holdings.ensure(
-            value, sources, lambda now: self.log.append(f"{name} has it"), 0,
+            value, LIMIT, sources, lambda now: self.log.append(f"{name} has it"), 0,
             failed=lambda now: self.log.append(f"{name} goes without"),
         )  # fmt: skip
 
@@ -47,6 +49,15 @@ def test_what_is_inline_is_here(bench: Bench) -> None:
     bench.ensure("two", A, value=Value())
     assert bench.log == ["one has it", "two has it"]
     assert bench.asked() == []
+
+
+def test_what_is_too_large_is_never_asked_for_and_held_against_who_named_it(bench: Bench) -> None:
+    bench.ensure("one", A, B, value=Value(LIMIT + 1, b"", BLOB))
+    assert bench.out.drain() == [Penalize(A, Code.OVERSIZE, "artifact larger than its application allows")]
+    assert bench.log == ["one goes without"]
+    assert len(bench.holdings) == 0
+    bench.ensure("two", A)
+    assert bench.asked() == [A]
 
 
 def test_many_wait_for_one_transfer(bench: Bench) -> None:
@@ -93,7 +104,7 @@ def test_a_continuation_may_ask_for_the_same_again(bench: Bench) -> None:
     def again(now: int) -> None:
         bench.ensure("two", B)
 
-    bench.holdings.ensure(BIG, (A,), lambda now: None, 0, failed=again)
+    bench.holdings.ensure(BIG, LIMIT, (A,), lambda now: None, 0, failed=again)
     bench.fail()
     bench.fail()
     assert bench.asked() == [A, A, B]

@@ -16,6 +16,7 @@ from pubsub.heads import Head, Link, Proof, Warrant
 from pubsub.holdings import Holdings
 from pubsub.messages import LEAP, Accept, Accepted, Holding, Prepare, Promise
 from pubsub.proposer import Phase, Proposer
+from pubsub.sizes import FACTOR, SLACK
 from tests.pubsub.quiet import QuietRing
 from tests.pubsub.seals import digest, granted, link, node, proofs, proven, seal, vote
 
@@ -329,6 +330,17 @@ def test_the_model_is_fetched_before_it_is_proposed(bench: Bench) -> None:
     assert transfers(bench) == ids(0)
     assert not bench.proposer.busy
     bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert bench.proposer.busy
+
+
+def test_a_reported_head_beyond_what_the_descriptor_allows_is_no_promise(bench: Bench) -> None:
+    huge = Value(FACTOR * SMALL.size + SLACK + 1, b"", b"H" * 32)
+    bench.promise(V[0], head(1, 1, V[:3], huge))
+    assert transfers(bench) == []
+    assert [(e.peer, e.code) for e in bench.effects if isinstance(e, Penalize)] == [(V[0].id, Code.OVERSIZE)]
+    bench.promise(V[1])
+    assert not bench.proposer.busy
+    bench.promise(V[2])
     assert bench.proposer.busy
 
 

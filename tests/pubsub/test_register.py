@@ -51,7 +51,8 @@ class Peer:
         holdings = Holdings(self.out)
         self.voter = Voter(
             APP, me.id, config=CONFIG, ring=world.ring, out=self.out, holdings=holdings, proofs=proofs(me.id),
-            genesis=lambda app: world.genesis, newest=lambda app: self.newest, count=lambda name: None,
+            genesis=lambda app: world.genesis, newest=lambda app: self.newest, limit=lambda app: 4,
+            count=lambda name: None,
         )  # fmt: skip
         if disk is not None:
             self.voter.restore(disk)

@@ -14,6 +14,7 @@ from pubsub.config import TreeConfig
 from pubsub.heads import Head
 from pubsub.holdings import Holdings
 from pubsub.messages import LEAP, Accept, Accepted, Holding, Prepare, Promise, Reign, Stale
+from pubsub.sizes import FACTOR, SLACK, limit
 from pubsub.voter import MAX_PENDING, Ballot, Voter
 from tests.pubsub.quiet import QuietRing
 from tests.pubsub.seals import continued, digest, granted, node, proofs, proven, seal, vote
@@ -60,6 +61,7 @@ class Bench:
         self.voter = Voter(
             APP, ME, config=TreeConfig(), ring=self.ring, out=self.out, holdings=self.holdings, proofs=proofs(ME),
             genesis=lambda app: GENESIS, newest=lambda app: self.newest, count=self.counters.append,
+            limit=lambda app: limit(GENESIS.model),
         )  # fmt: skip
         self.now = 0
         self.stores: list[bytes] = []
@@ -201,6 +203,23 @@ def test_a_head_is_accepted_when_its_model_is_here(bench: Bench) -> None:
     assert bench.drain() == []
     assert not bench.stores
     assert StartTransfer(A.id, BIG.blob, BIG.size) in bench.seen
+    bench.holdings.handle(TransferDone(BIG.blob), 0)
+    assert bench.flush() == [accepted(head(A, 1, 1, BIG))]
+
+
+@pytest.mark.parametrize("which", ["model", "state"])
+def test_a_head_beyond_what_the_descriptor_allows_brings_nothing_here_and_is_its_roots_fault(
+    bench: Bench, which: str
+) -> None:
+    huge = Value(FACTOR * GENESIS.model.size + SLACK + 1, b"", b"H" * 32)
+    for _ in range(2):
+        bench.accept(msgspec.structs.replace(head(A, 1, 1), **{which: huge}))
+    assert bench.flush() == []
+    found = [effect for effect in bench.seen if not isinstance(effect, Penalize)]
+    assert [effect.peer for effect in bench.seen if isinstance(effect, Penalize)] == [A.id] * 2
+    assert {effect.code for effect in bench.seen if isinstance(effect, Penalize)} == {Code.OVERSIZE}
+    assert found == []
+    bench.accept(head(A, 1, 1, BIG))
     bench.holdings.handle(TransferDone(BIG.blob), 0)
     assert bench.flush() == [accepted(head(A, 1, 1, BIG))]
 

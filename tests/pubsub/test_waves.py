@@ -20,7 +20,7 @@ from pubsub.messages import MAX_CLAIMS, Committed, Partial, TreeBeat, TreeJoin, 
 from pubsub.partials import MAX_WEIGHT
 from tests.pubsub.harness import MS, SECOND, Host, Net
 from tests.pubsub.roles import IntegerRoles
-from tests.pubsub.seals import key, node, sealer
+from tests.pubsub.seals import key, node, proven, sealer
 from tests.pubsub.test_tree import below, interior, settled
 
 QUICK = TreeConfig(beat=1 * SECOND)
@@ -239,6 +239,29 @@ def test_a_value_without_anybody_behind_it_is_a_penalty() -> None:
     net = working()
     root, child = crooked(net, Partial(1.0, IntegerRoles.value(7), ()))
     assert root.penalties[-1][:2] == (child.id, Code.MALFORMED)
+
+
+def test_a_sum_larger_than_its_application_allows_is_a_penalty_and_is_never_fetched() -> None:
+    net = working()
+    huge = Value(net.genesis.limit + 1, blob=b"H" * 32)
+    root, child = crooked(net, Partial(1.0, huge, (below(net, net.root)[0].id,)))
+    assert root.penalties == [(child.id, Code.OVERSIZE, "artifact larger than its application allows")]
+    assert not root.forest.holdings.awaits(huge)
+    net.run_until(net.finished)
+    net.check_sums()
+
+
+def test_a_wave_on_a_model_larger_than_its_application_allows_is_its_senders_fault() -> None:
+    """Voters seal no such head, unless a majority of them lies."""
+    net = working()
+    root, wave = net.root, net.wave_of(net.root)
+    member = below(net, root)[0]
+    huge = Value(net.genesis.limit + 1, blob=b"H" * 32)
+    head = proven(msgspec.structs.replace(root.grove().head, round=9, model=huge))
+    member.hear(root.id, WaveOpen(net.app, WaveId(wave.epoch, 10, 0), head.lean(), 0))
+    assert member.penalties == [(root.id, Code.OVERSIZE, "artifact larger than its application allows")]
+    assert not member.forest.holdings.awaits(huge)
+    assert net.wave_of(member) == wave
 
 
 def test_a_child_that_names_its_sibling_is_blamed_and_the_sibling_counts() -> None:
