@@ -65,8 +65,12 @@ from pubsub.forest import Forest
 from pubsub.heads import Head
 from pubsub.messages import HeadAnswer
 
+SHELF_LIFE = 60_000_000_000
+"""ns without news of the time, after which what does not fit the clock is given up.  The first two who tell the time
+may be wrong themselves; within this most of the leaf set has told it."""
 VOTERS_TTL = 180 * 24 * 3600
 """Seconds that a VOTERS record lives: longer than the descriptor, whose end it may tell."""
+_SHELF = ("core.shelf",)
 
 
 def _disk_key(record: Record) -> str:
@@ -111,7 +115,7 @@ class NodeCore:
         self._authorise, self._owns = authorise, owns
         self._restored = dict(restored or {})
         self._shelf: dict[str, Record] = {}
-        """Records of an earlier life that do not fit the clock, until it is known to be right."""
+        """Records of an earlier life, or signed here, that do not fit the clock, until it is known to be right."""
         self._out = Outbox(me.id)
         self.apps = Applications(
             me, config.rounds, out=self._out, publish_voters=self._publish_voters, signer=signer, verifier=verifier,
@@ -144,7 +148,7 @@ class NodeCore:
                 self._received(event.peer, event.message, now)
         elif isinstance(event, TimerFired):
             if not self.ring.handle(event, now) and not self.forest.timer(event.timer, now):
-                self.apps.timer(event.timer, now)
+                self._timer(event, now)
         elif isinstance(event, ComputeDone):
             self.apps.jobs.done(event, now)
         elif isinstance(event, Stored):
@@ -187,22 +191,38 @@ class NodeCore:
         self.ring.start(request.seeds, now)
 
     def _publish(self, request: Publish, now: int) -> None:
-        """Something that was signed here.  When the clock speaks against it, it waits until the clock is corrected."""
-        key = _disk_key(request.record)
-        if self._fits(request.record, now):
-            self._take_up(key, request.record, now)
-        elif len(self._shelf) < MAX_RECORDS:
-            self._shelf[key] = request.record
+        self._take_up(_disk_key(request.record), request.record, now)
 
-    def _fits(self, record: Record, now: int) -> bool:
+    def fits(self, record: Record, now: int) -> bool:
+        """Is ``record`` neither over nor too long-lived, as far as this node can tell what time it is?"""
         return 0 < record.expires - self.ring.wall(now) <= self.config.ring.record_lifetime
 
     def _take_up(self, key: str, record: Record, now: int) -> None:
-        """A record that was held before.  One that the clock speaks against waits: the clock may be wrong."""
-        if not self._fits(record, now) and not self.ring.clock_confirmed:
-            self._shelf[key] = record
+        """A record that was held before, or was signed here.  One that the clock speaks against waits: the clock may be
+        wrong, even when others confirm it."""
+        if not self.fits(record, now):
+            if key in self._shelf or len(self._shelf) < MAX_RECORDS:
+                self._shelf[key] = record
+                self._out.set_timer(_SHELF, now + SHELF_LIFE)
         elif not self.ring.publish(record, now) and self.ring.records.get(Kind(record.kind), record.subject) != record:
             self._out.store(key, None)
+
+    def _timer(self, event: TimerFired, now: int) -> None:
+        if event.timer != _SHELF:
+            self.apps.timer(event.timer, now)
+        elif self.ring.clock_confirmed:
+            self._try_shelf(now)
+            held = {_disk_key(record) for record in self.ring.records}
+            for key in self._shelf:
+                if key not in held:
+                    self._out.store(key, None)
+            self._shelf.clear()
+
+    def _try_shelf(self, now: int) -> None:
+        """Take up what fits the clock now."""
+        for key, record in [(key, record) for key, record in self._shelf.items() if self.fits(record, now)]:
+            del self._shelf[key]
+            self._take_up(key, record, now)
 
     def _trust(self, request: Trust, now: int) -> None:
         self.apps.trust(request.owners, request.approved, now)
@@ -272,9 +292,9 @@ class NodeCore:
 
     def clock_changed(self, error: int, now: int) -> None:
         self._out.emit(ClockChanged(error))
-        shelf, self._shelf = self._shelf, {}
-        for key, record in shelf.items():
-            self._take_up(key, record, now)
+        self._try_shelf(now)
+        if self._shelf:
+            self._out.set_timer(_SHELF, now + SHELF_LIFE)
 
     def record_dropped(self, record: Record, now: int) -> None:
         """What the ring forgets leaves the disk too, and an application in which this node has no part its memory."""

@@ -24,6 +24,7 @@ from protocol.ids import AppId, NodeId
 from protocol.messages import INLINE_LIMIT, Contact, Value
 
 from .assembly import Node, unix_time
+from .daemon import now
 from .identity import fabric
 from .identity.fabric import is_issuer
 from .identity.keys import Ed25519Verifier
@@ -251,12 +252,6 @@ class Operations:
 
     async def submit(self, descriptor: Record) -> AppInfo:
         spec = decode_spec(descriptor.body)
-        error = self._node.core.ring.clock_error if self._node.core is not None else 0
-        if error:
-            raise UsageError(
-                f"this clock is {abs(error) // 60} minutes {'ahead of' if error > 0 else 'behind'} those of the others",
-                "set it, for example with NTP: what it signs now would be over, or not begin, for everybody else",
-            )
         if descriptor.kind != Kind.APP or spec is None or spec.id != descriptor.subject:
             raise UsageError("that is not the descriptor of an application", "use the same version of mycelia on both")
         if not self._node.owns(spec.owner):
@@ -269,11 +264,31 @@ class Operations:
             raise UsageError("the descriptor is not signed by its owner", "sign it with the owner's key")
         if why := validation.objection(spec):
             raise UsageError(f"nobody would work for it: {why}", "correct the application")
+        await self._check_time(descriptor)
         journal = self._node.journal
         self._node.daemon.command(Publish(descriptor))
         await self._until(lambda: journal.spec(spec.id) is not None, "the descriptor was not accepted")
         self._node.daemon.command(Follow(spec.id))
         return journal.info(spec.id)
+
+    async def _check_time(self, descriptor: Record) -> None:
+        """Raises UsageError when the others would find that ``descriptor`` is over, or would not believe its date."""
+        core = self._node.core
+        if core is None:
+            return
+        ring = core.ring
+        if len(ring.view.leaves) > 1:
+            await self._until(lambda: ring.clock_confirmed, "no two nodes said what time it is")
+        if error := ring.clock_error:
+            raise UsageError(
+                f"this clock is {abs(error) // 60} minutes {'ahead of' if error > 0 else 'behind'} those of the others",
+                "set it, for example with NTP: what it signs now would be over, or not begin, for everybody else",
+            )
+        if not core.fits(descriptor, now()):
+            raise UsageError(
+                "by the clock of this node the descriptor is over already, or ends in more than a year",
+                "set the clock of the machine that signs, or of the node, for example with NTP",
+            )
 
     async def follow(self, app: str, after: int = 0) -> AsyncIterator[AppEvent]:
         async for event in self._node.journal.follow(self._node.journal.resolve(app), after):

@@ -8,9 +8,9 @@ is not needed.
 from __future__ import annotations
 
 from . import blaming, counting, growing, keeping, patience, ringing, voting
-from .planting import Hunt, Mutant, Plant, Weather, drizzle, hunt, storm
+from .planting import Hunt, Mutant, Plant, Weather, drizzle, hunt, skew, storm
 
-__all__ = ["ALL", "WEATHERS", "Hunt", "Mutant", "drizzle", "hunt", "storm"]
+__all__ = ["ALL", "WEATHERS", "Hunt", "Mutant", "drizzle", "hunt", "skew", "storm"]
 
 _STORM: tuple[Plant, ...] = (
     voting.no_epoch_fence,
@@ -59,7 +59,7 @@ _DRIZZLE: tuple[Plant, ...] = (
 _QUICK: dict[str, tuple[int, ...]] = {"no-amnesia": (40,)}
 """Seeds that have caught a bug which needs many.  When the protocol changes they mean nothing, and cost little."""
 
-WEATHERS: dict[str, Weather] = {"storm": storm, "drizzle": drizzle}
+WEATHERS: dict[str, Weather] = {"storm": storm, "drizzle": drizzle, "skew": skew}
 
 
 def _mutant(plant: Plant, weather: Weather) -> Mutant:

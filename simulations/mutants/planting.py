@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from protocol.streams import Stream
 
 from ..run import run
@@ -123,6 +125,16 @@ def storm(seed: int) -> Scenario:
         ),
         limits=Limits(liveness_s=900.0, settle_s=45.0),
     )
+
+
+def skew(seed: int) -> Scenario:
+    """A small network in which nobody dies and clocks are wrong: both of those nearest to an id, and some others."""
+    calm, stream = storm(seed), Stream(seed, "skew weather")
+    faults = msgspec.structs.replace(
+        calm.faults, clocks_beside_id=True, wrong_clocks=stream.below(3), submitter_gone=False, stops=stream.below(2),
+        crash_share=0.0, crash_root=False, freezes=0, freeze_root=False, cuts=0, one_way_cuts=0,
+    )  # fmt: skip
+    return msgspec.structs.replace(calm, name=f"skew-{seed}", faults=faults)
 
 
 def drizzle(seed: int) -> Scenario:

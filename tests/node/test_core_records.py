@@ -206,13 +206,46 @@ def test_a_joiner_shows_the_descriptor_to_whoever_ought_to_know_it_but_not_to_a_
     assert sent(node.feed(ev.Received(RELAY.id, refusal)), RecordPush)
 
 
-def test_what_is_published_before_the_clock_is_confirmed_waits_for_that() -> None:
+def tell_time(node: Node, *walls: int) -> None:
+    """Peers say what time it is, Unix seconds."""
+    for number, wall in enumerate(walls):
+        node.core.ring._clock.heard(bytes([number]) * 16, wall, node.now)
+    node.core.clock_changed(node.core.ring.clock_error, node.now)
+    node.feed(ev.TimerFired(("of", "nobody"), node.now))
+
+
+def test_what_is_signed_here_is_not_lost_while_two_wrong_clocks_confirm_each_other() -> None:
     node = Node()
     node.core.ring.set_clock(40 * DAY * SECOND, node.now)
     app = descriptor(OWNER, 1, 30 * DAY)
     node.feed(ev.Command(Publish(app)))
+    tell_time(node, 40 * DAY, 1)
+    assert node.core.ring.clock_confirmed
+    assert not node.core.ring.clock_error
     assert not node.held()
-    for peer in (b"a" * 16, b"b" * 16):
-        node.core.ring._clock.heard(peer, 1, node.now)
-    node.core.clock_changed(40 * DAY, node.now)
-    assert node.held() == {app}
+    tell_time(node, 40 * DAY, 1, 1, 1)
+    assert node.held() == node.on_disk() == {app}
+
+
+def test_what_nobody_finds_valid_is_given_up_a_minute_after_the_last_news_of_the_time() -> None:
+    node = Node()
+    old, new = descriptor(OWNER, 1, 1), descriptor(OWNER, 2)
+    node.disk["record/1/00"] = msgspec.msgpack.encode(old)
+    again = Node(disk=node.disk)
+    tell_time(again, 1, 1)
+    again.relay([new])
+    assert again.on_disk() == {old, new}
+    again.feed(ev.TimerFired(("core.shelf",), again.now))
+    assert again.on_disk() == again.held() == {new}
+
+
+def test_giving_up_what_is_over_leaves_the_newer_record_of_the_same_name_on_disk() -> None:
+    first, app = Node(), descriptor(OWNER, 1)
+    first.relay([app])
+    (key,) = [key for key in first.disk if key.startswith("record/")]
+    over = sign_record(OWNER, Kind.APP, app.subject, 0, 1, app.body)
+    again = Node(disk={key: msgspec.msgpack.encode(over)})
+    again.relay([app])
+    tell_time(again, 1, 1)
+    again.feed(ev.TimerFired(("core.shelf",), again.now))
+    assert again.on_disk() == again.held() == {app}

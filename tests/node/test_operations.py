@@ -328,6 +328,9 @@ def test_an_owner_whom_the_document_names_is_heard_on_all_nodes(tmp_path: Path) 
                 return bool((await b.api.trusted()).named)
 
             await until(known)
+            over = sign_record(other, Kind.APP, record.subject, 1, int(time.time()) - 1, record.body)
+            with pytest.raises(UsageError, match="is over already"):
+                await b.api.submit(over)
             app = await b.api.submit(record)
             assert app.owner == other.public_key.hex()
 

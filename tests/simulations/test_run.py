@@ -13,7 +13,7 @@ import pytest
 
 from pubsub.waves import Waves
 from simulations import mutants
-from simulations.mutants import storm
+from simulations.mutants import skew, storm
 from simulations.run import Result, run
 from simulations.scenario import Scenario, load
 from simulations.soak import draw, plain
@@ -53,7 +53,7 @@ def test_scenarios_hold(name: str) -> None:
 def test_seeds_that_once_failed(entry: dict[str, object]) -> None:
     seed = entry["seed"]
     assert isinstance(seed, int)
-    result = run({"soak": draw, "plain": plain, "storm": storm}[str(entry["draw"])](seed))
+    result = run({"soak": draw, "plain": plain, "storm": storm, "skew": skew}[str(entry["draw"])](seed))
     assert result.ok, said(result)
 
 
