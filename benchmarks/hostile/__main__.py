@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..report import Report, leave, parser
-from . import applications, records, strangers
+from . import applications, records, strangers, transfers
 from .measured import Measured
 
 GROUPS: dict[str, Callable[[], Measured]] = {
     "strangers": strangers.measure,
     "records": records.measure,
     "applications": applications.measure,
+    "transfers": transfers.measure,
 }
 """By name, in the order in which they run."""
 

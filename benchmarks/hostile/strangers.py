@@ -12,19 +12,17 @@ import resource
 import socket
 import ssl
 import time
-from pathlib import Path
 
 from node.demo.processes import DemoNode, Fleet, anonymous_bytes, temporary_fleet
-from node.identity import enrol
 from node.identity.credentials import join_probe_context
 from node.identity.invite import decode_invitation
-from node.identity.membership import Membership, node_key
+from node.identity.membership import Membership
 from node.links import channels
 from node.links.streams import DialledStream
-from node.statedir import StateDir
 from protocol.errors import TransportError
 
 from ..report import Aim
+from .joining import join
 from .measured import Measured
 
 IDLE, GARBAGE, SLOW, QUESTIONS = 2000, 400, 200, 70
@@ -75,7 +73,7 @@ class Attack:
         self._me: Membership
 
     async def run(self) -> None:
-        self._me, _ = await self._join("member")
+        self._me, _ = await join(self._fleet, self._target, "member")
         await self._dials("before")
         before = anonymous_bytes(self._target.pid)
         peak = before
@@ -138,21 +136,10 @@ class Attack:
         for _ in range(QUESTIONS):
             with contextlib.suppress(OSError):
                 slow.append(await asyncio.open_connection("127.0.0.1", int(port.rpartition(":")[2])))
-        _, took = await self._join("late")
+        _, took = await join(self._fleet, self._target, "late")
         for _, writer in slow:
             writer.close()
         self._measured.aims.append(Aim(f"join beside {QUESTIONS} slow questions", took, 1.0, unit="s"))
-
-    async def _join(self, name: str) -> tuple[Membership, float]:
-        """What ``mycelia join`` does, and how long the issuer took."""
-        invitation = decode_invitation((await self._target.service.invite(600)).token)
-        now = int(time.time())
-        with StateDir.create(Path(self._fleet.directory) / name).locked() as state:
-            key = node_key(state)
-            started = time.monotonic()
-            joined = await enrol.join(invitation, key, now)
-            took = time.monotonic() - started
-            return Membership.enter(state, key, joined.endorsement, joined.document, now), took
 
     async def _survived(self) -> None:
         assert self._target.process is not None
