@@ -67,3 +67,22 @@ def test_a_head_that_is_not_the_last_ends_nothing(fabric: Fabric) -> None:
     late.feed(Received(voter, HeadAnswer(told.app, None, running)))
     fabric.run(SECOND)
     assert not any(head.finished for head in late.commits())
+
+
+def test_a_last_head_that_nobody_committed_is_not_taken_from_the_voter_that_was_asked(fabric: Fabric) -> None:
+    late = sleeper(fabric)
+    told = late.told(Concluded)[-1]
+    liar, *others = told.head.voters
+    last = fabric.machines[0].commits()[-1]
+    alone = msgspec.structs.replace(last.proof, seals=last.proof.seals[:1])
+    for forged in (
+        msgspec.structs.replace(last, weight=1e9),
+        msgspec.structs.replace(last, voters=(liar,), weight=1e9),
+        msgspec.structs.replace(last, proof=alone, epoch=last.epoch + 1),
+    ):
+        late.command(Recover(told.app, (liar,)))
+        late.feed(Received(liar.id, HeadAnswer(told.app, None, forged)))
+        assert not any(head.finished for head in late.commits())
+    late.command(Recover(told.app, tuple(others)))
+    fabric.run_until(lambda: any(head.finished for head in late.commits()), 10 * SECOND)
+    assert late.commits()[-1].weight == last.weight
