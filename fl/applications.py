@@ -12,23 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
-
-from dht.messages import Record
-from dht.records import Kind, said_by
 from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId
 from protocol.messages import Contact, Message
 from protocol.signing import Signer, Verifier
-from protocol.wire import UNREADABLE
 from pubsub.forest import Forest
 from pubsub.heads import Head
 from pubsub.messages import WaveId
 from pubsub.ports import Genesis, HandedIn, OpenWave
 
-from . import spec as specs
 from .aggregator import Combined, combine
 from .bests import Bests
 from .config import RoundConfig
@@ -48,6 +42,7 @@ from .notices import (
     TookOver,
     WorkFailed,
 )
+from .records import Records
 from .spec import AppSpec
 from .troubles import Troubles
 from .willingness import Willingness
@@ -55,34 +50,6 @@ from .worker import Worker
 
 MAX_OVER = 16_384
 """Ended applications that are remembered: four times what the record table holds."""
-
-MAX_STOPS = 1024
-"""STOP records that may wait for their descriptor."""
-
-_heads = msgspec.msgpack.Decoder(Head)
-_encoder = msgspec.msgpack.Encoder()
-
-
-def decode_head(body: bytes) -> Head | None:
-    """The outline in a VOTERS record; None when it is not one."""
-    try:
-        return _heads.decode(body)
-    except UNREADABLE:
-        return None
-
-
-def decode_spec(body: bytes) -> AppSpec | None:
-    """The descriptor in an APP record; None when it is not one, or one on which nobody could act."""
-    try:
-        spec = specs.decode(body)
-    except UNREADABLE:
-        return None
-    return spec if spec.sound else None
-
-
-def voters_version(head: Head) -> int:
-    """Version of the VOTERS record about ``head``: a later head replaces an earlier one."""
-    return head.epoch << 32 | head.round << 8 | min(head.revision, 255)
 
 
 class Application:
@@ -127,90 +94,32 @@ class Applications:
         self.troubles = Troubles(me.id, self, out=out, signer=signer, verifier=verifier, label=label)
         self.apps: dict[AppId, Application] = {}
         self.willingness = Willingness()
+        self.records = Records(self)
         self.finals = Finals(self)
         self.bests = Bests(out)
         self.labels = Labels(label, out)
-        self._stops: dict[tuple[AppId, bytes], bool] = {}
-        """(application, signer) of STOP records without a descriptor."""
         self._over: dict[AppId, str] = {}
         """Applications that ended, and how: a late copy of the descriptor must not revive them."""
         self._ends: dict[AppId, int] = {}
         """Last rounds of applications that ended by rumour, while the tree still owes the head itself."""
 
-    # ---- records ----------------------------------------------------------------------------------------------------
+    # ---- called by the records ------------------------------------------------------------------------------------
 
-    def authorise(self, record: Record) -> bool:
-        """Does the record agree with itself, and a head in it prove that it was committed?  Who may own applications is
-        for the core to say."""
-        if record.kind == Kind.APP:
-            spec = decode_spec(record.body)
-            return spec is not None and spec.id == record.subject and spec.owner == record.signer
-        if record.kind == Kind.STOP:
-            # Of an application that is not known here (any more) nobody can say who owns it: judged when it is learned.
-            app = self.apps.get(record.subject)
-            return app is None or app.spec.owner == record.signer
-        head = decode_head(record.body)
-        if record.kind != Kind.VOTERS or head is None or head.app != record.subject:
-            return False
-        if voters_version(head) != record.version or not said_by(head.root.id, record):
-            return False
-        proven = self.forest.proven(head)
-        if proven is False:
-            self.forest.count("heads_unproven")
-        return bool(proven)
-
-    def forged(self, record: Record) -> NodeId | None:
-        """Who claims in a VOTERS record that a head was committed which nobody committed; that it really is the signer
-        is still to be checked.  Not whoever passed it on: only who knows the descriptor can judge a head."""
-        head = decode_head(record.body)
-        lies = head is not None and said_by(head.root.id, record) and self.forest.proven(head) is False
-        return head.root.id if head is not None and lies else None
-
-    def record_dropped(self, record: Record) -> None:
-        """Nothing is kept of an application whose descriptor is gone, unless this node has a part in it."""
-        if record.kind == Kind.APP and record.subject in self.apps and self.forest.drop(record.subject):
-            self.forgotten(record.subject)
-
-    def record_changed(self, record: Record, now: int) -> None:
-        if record.kind == Kind.APP:
-            spec = decode_spec(record.body)
-            if spec is not None:
-                self._learn(spec, now)
-        elif record.kind == Kind.STOP:
-            self._stop(record, now)
-        elif record.kind == Kind.VOTERS:
-            head = decode_head(record.body)
-            if head is not None:
-                self._heard(head, now)
-
-    def _learn(self, spec: AppSpec, now: int) -> None:
-        if spec.id in self.apps or spec.id in self._over:
-            return
+    def learn(self, spec: AppSpec, now: int) -> bool:
+        """There is such an application; False when there is no room for it."""
         genesis = Genesis(spec.id, spec.voters, spec.fan_out, spec.quorum, spec.initial, spec.home, spec.bundle)
-        app = self.apps[spec.id] = Application(spec)
-        if not self.forest.know(genesis, now):
+        self.apps[spec.id] = Application(spec)
+        known = self.forest.know(genesis, now)
+        if not known:
             del self.apps[spec.id]
-        elif self._stops.pop((spec.id, spec.owner), False):
-            self._end(spec.id, "stopped", "by its owner", now)
-        else:
-            self._consider(app, now)
+        return known
 
-    def _stop(self, record: Record, now: int) -> None:
-        """A STOP record; remembered when it comes before the descriptor that says whether its signer may say so."""
-        if record.subject in self.apps:
-            self._end(record.subject, "stopped", "by its owner", now)
-        elif record.subject not in self._over:
-            self._stops[record.subject, record.signer] = True
-            if len(self._stops) > MAX_STOPS:
-                del self._stops[next(iter(self._stops))]
+    def consider(self, app_id: AppId, now: int) -> None:
+        """Take part, as far as this node is willing."""
+        self._consider(self.apps[app_id], now)
 
-    def _heard(self, head: Head, now: int) -> None:
-        """A VOTERS record: who guards the head; and, when it is the last one, that all is over."""
-        if head.app in self._over:
-            return
-        self.forest.heard_of(head, now)
-        if not head.finished:
-            return
+    def concluded(self, head: Head, now: int) -> None:
+        """A record has the last head."""
         self.out.emit(Concluded(head.app, head))
         grove = self.forest.groves.get(head.app)
         if head.app in self.apps and grove is not None and (grove.tree.is_root or grove.tree.parent is not None):
@@ -218,7 +127,7 @@ class Applications:
             self.out.set_timer(("fl.end", head.app), now + self.config.farewell)
             self._ends[head.app] = head.round
         else:
-            self._end(head.app, "finished", f"after round {head.round}", now)
+            self.end(head.app, "finished", f"after round {head.round}", now)
 
     # ---- taking part ------------------------------------------------------------------------------------------------
 
@@ -331,7 +240,7 @@ class Applications:
         if app.coordinator is not None and head.epoch == self.forest.groves[app_id].proposer.epoch:
             app.coordinator.committed(head, now)
         if head.finished:
-            self._end(app_id, "finished", f"after round {head.round}", now)
+            self.end(app_id, "finished", f"after round {head.round}", now)
 
     def rooted(self, app_id: AppId, head: Head, now: int) -> None:
         app = self.apps.get(app_id)
@@ -458,12 +367,13 @@ class Applications:
             self.troubles.on_tell_timer(app_id, now)
         app = self.apps.get(app_id)
         if timer[0] == "fl.end" and app_id in self._ends:
-            self._end(app_id, "finished", f"after round {self._ends[app_id]}", now)
+            self.end(app_id, "finished", f"after round {self._ends[app_id]}", now)
         elif timer[0] == "fl.next" and app is not None and app.coordinator is not None:
             app.coordinator.on_timer(now)
         return True
 
-    def _end(self, app_id: AppId, status: str, detail: str, now: int) -> None:
+    def end(self, app_id: AppId, status: str, detail: str, now: int) -> None:
+        """It is over: no role of this node goes on."""
         if app_id in self._over:
             return
         self._over[app_id] = status

@@ -24,7 +24,7 @@ from dht.messages import MAX_RECORDS, Record
 from dht.ports import Verdict
 from dht.records import Kind, key_of, sign_record, verify
 from dht.ring import Ring
-from fl.applications import Applications, voters_version
+from fl.applications import Applications
 from fl.config import RoundConfig
 from fl.notices import (
     Bind,
@@ -43,6 +43,7 @@ from fl.notices import (
     Start,
     Trust,
 )
+from fl.records import voters_version
 from protocol.effects import Effect, Outbox
 from protocol.errors import Code, UsageError
 from protocol.events import (
@@ -261,7 +262,7 @@ class NodeCore:
 
     def authorise(self, record: Record) -> bool:
         if record.kind == Kind.APP:
-            return self._owned(record) and self.apps.authorise(record)
+            return self._owned(record) and self.apps.records.authorise(record)
         if record.kind in (Kind.STOP, Kind.VOTERS):
             descriptor = self.ring.records.get(Kind.APP, record.subject)
             if record.kind == Kind.STOP:
@@ -272,9 +273,9 @@ class NodeCore:
 
     def _judged(self, record: Record) -> bool:
         """A head in a record: one that nobody committed is its signer's lie, when it is the signer's."""
-        if self.apps.authorise(record):
+        if self.apps.records.authorise(record):
             return True
-        liar = self.apps.forged(record)
+        liar = self.apps.records.forged(record)
         if liar is not None and verify(record, self._verifier):
             self._out.penalize(liar, Code.UNAUTHORISED, "record of a head that nobody committed")
         return False
@@ -288,7 +289,7 @@ class NodeCore:
         if self._restored.get(key) != value:
             self._out.store(key, value)
         self._out.emit(RecordChanged(record))
-        self.apps.record_changed(record, now)
+        self.apps.records.changed(record, now)
 
     def clock_changed(self, error: int, now: int) -> None:
         self._out.emit(ClockChanged(error))
@@ -299,7 +300,7 @@ class NodeCore:
     def record_dropped(self, record: Record, now: int) -> None:
         """What the ring forgets leaves the disk too, and an application in which this node has no part its memory."""
         self._out.store(_disk_key(record), None)
-        self.apps.record_dropped(record)
+        self.apps.records.dropped(record)
 
     # ---- for the roles ----------------------------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ import msgspec
 
 from dht.records import Kind
 from fl import metrics
-from fl.applications import decode_spec
 from fl.messages import Ailment, Complaint
 from fl.notices import Concluded, Declined, RecordChanged, RoleChanged, RoundCommitted, StatusChanged, Troubled
+from fl.records import decode_spec
 from fl.spec import AppSpec
 from protocol.errors import UsageError
 from protocol.ids import AppId, NodeId

@@ -16,8 +16,8 @@ from dht import records
 from dht.messages import Record
 from dht.records import Kind
 from fl import aggregate, codec, validation
-from fl.applications import decode_spec
 from fl.notices import FindVoters, Follow, Publish, Recover, ReplicasFound
+from fl.records import decode_spec
 from fl.spec import AppSpec
 from protocol.errors import AggregationError, MyceliaError, TransportError, UsageError
 from protocol.ids import AppId, NodeId

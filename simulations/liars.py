@@ -19,7 +19,7 @@ import msgspec
 from dht.messages import RecordPush, Replicas
 from dht.records import Kind, sign_record
 from fl import spec as specs
-from fl.applications import voters_version
+from fl.records import voters_version
 from node.core import NodeCore
 from protocol.effects import Effect, Send
 from protocol.events import Event

@@ -21,8 +21,8 @@ from msgspec import inspect as types
 
 from dht.records import Kind, sign_record
 from fl import bundle, codec
-from fl.applications import decode_head, decode_spec
 from fl.messages import Order, Report, decode_order, decode_report
+from fl.records import decode_head, decode_spec
 from fl.spec import AppSpec
 from node.control_wire import METHODS, decode_reply, decode_request
 from node.identity.fabric import FabricDocument, SignedDocument, decode_document, open_document

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from dht.messages import Record
-from fl.applications import Applications
 from fl.coordinator import Coordinator
+from fl.records import Records
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Contact, Value
 from pubsub.messages import Partial
@@ -48,10 +48,10 @@ def server_state_lost() -> AbstractContextManager[None]:
 
 def stop_kept_to_the_tree() -> AbstractContextManager[None]:
     """Only nodes with a part in an application take notice of its owner's word that it is over."""
-    original = Applications._stop
+    original = Records._stop
 
-    def stop(self: Applications, record: Record, now: int) -> None:
-        if record.subject in self.forest.groves:
+    def stop(self: Records, record: Record, now: int) -> None:
+        if record.subject in self._host.forest.groves:
             original(self, record, now)
 
-    return patched(Applications, "_stop", stop)
+    return patched(Records, "_stop", stop)

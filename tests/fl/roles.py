@@ -232,7 +232,7 @@ class Stage:
         """The descriptor is known; the operator binds data and trusts the owner, or not."""
         self.roles.bind(frozenset({"digits"} if bound else ()), True, self.now)
         self.roles.trust(frozenset({OWNER} if trusted else ()), frozenset(), self.now)
-        self.roles._learn(self.spec, self.now)
+        self.roles.records._learn(self.spec, self.now)
         return self
 
     def head(self, epoch: int = 1, round_: int = 0, **fields: Any) -> Head:

@@ -9,11 +9,11 @@ import pytest
 
 from dht.messages import Record
 from dht.records import Kind
-from fl import applications
+from fl import applications, records
 from fl import spec as specs
-from fl.applications import decode_head, decode_spec, voters_version
 from fl.messages import Order, Work, encode
 from fl.notices import Declined, RoleChanged, RoundCommitted, StatusChanged
+from fl.records import decode_head, decode_spec, voters_version
 from fl.tasks import Contribution, Merged
 from protocol.effects import CancelCompute, Penalize
 from protocol.errors import Code
@@ -65,10 +65,10 @@ def stage() -> Stage:
 
 def test_a_descriptor_speaks_for_itself(stage: Stage) -> None:
     good = app_record(stage)
-    assert stage.roles.authorise(good)
-    assert not stage.roles.authorise(msgspec.structs.replace(good, signer=KEY))
-    assert not stage.roles.authorise(msgspec.structs.replace(good, subject=b"?" * 16))
-    stage.roles.record_changed(good, 0)
+    assert stage.roles.records.authorise(good)
+    assert not stage.roles.records.authorise(msgspec.structs.replace(good, signer=KEY))
+    assert not stage.roles.records.authorise(msgspec.structs.replace(good, subject=b"?" * 16))
+    stage.roles.records.changed(good, 0)
     assert stage.forest.joined == [stage.app]
     assert stage.forest.known[0].voters == stage.spec.voters
 
@@ -94,8 +94,8 @@ def test_a_descriptor_speaks_for_itself(stage: Stage) -> None:
 def test_a_descriptor_on_which_nobody_could_act_is_none(stage: Stage, changed: dict[str, Any]) -> None:
     bad = app_record(stage, **changed)
     assert decode_spec(bad.body) is None
-    assert not stage.roles.authorise(bad)
-    stage.roles.record_changed(bad, 0)
+    assert not stage.roles.records.authorise(bad)
+    stage.roles.records.changed(bad, 0)
     assert stage.forest.known == []
 
 
@@ -104,29 +104,29 @@ def test_bodies_that_cannot_be_read_are_nobodys_words(stage: Stage, body: bytes)
     assert decode_spec(body) is None
     assert decode_head(body) is None
     for kind in (Kind.APP, Kind.VOTERS, Kind.REVOCATION):
-        assert not stage.roles.authorise(record(kind, stage.app, body))
-        stage.roles.record_changed(record(kind, stage.app, body), 0)
+        assert not stage.roles.records.authorise(record(kind, stage.app, body))
+        stage.roles.records.changed(record(kind, stage.app, body), 0)
 
 
 def test_heads_are_published_by_the_root_that_they_name(stage: Stage) -> None:
     good = voters_record(stage)
-    assert stage.roles.authorise(good)
-    assert not stage.roles.authorise(msgspec.structs.replace(good, signer=OWNER))
-    assert not stage.roles.authorise(msgspec.structs.replace(good, subject=b"?" * 16))
-    assert not stage.roles.authorise(msgspec.structs.replace(good, version=good.version + 1))
+    assert stage.roles.records.authorise(good)
+    assert not stage.roles.records.authorise(msgspec.structs.replace(good, signer=OWNER))
+    assert not stage.roles.records.authorise(msgspec.structs.replace(good, subject=b"?" * 16))
+    assert not stage.roles.records.authorise(msgspec.structs.replace(good, version=good.version + 1))
 
 
 def test_a_record_of_a_head_that_nobody_committed_is_its_signers_fault(stage: Stage) -> None:
     stage.forest.proof = False
-    assert not stage.roles.authorise(voters_record(stage))
-    assert stage.roles.forged(voters_record(stage)) == ROOT.id
-    assert stage.roles.forged(msgspec.structs.replace(voters_record(stage), signer=OWNER)) is None
+    assert not stage.roles.records.authorise(voters_record(stage))
+    assert stage.roles.records.forged(voters_record(stage)) == ROOT.id
+    assert stage.roles.records.forged(msgspec.structs.replace(voters_record(stage), signer=OWNER)) is None
 
 
 def test_a_record_of_an_application_that_is_not_known_is_nobodys_fault(stage: Stage) -> None:
     stage.forest.proof = None
-    assert not stage.roles.authorise(voters_record(stage))
-    assert stage.roles.forged(voters_record(stage)) is None
+    assert not stage.roles.records.authorise(voters_record(stage))
+    assert stage.roles.records.forged(voters_record(stage)) is None
 
 
 def test_later_heads_have_larger_versions(stage: Stage) -> None:
@@ -137,15 +137,15 @@ def test_later_heads_have_larger_versions(stage: Stage) -> None:
 
 
 def test_heads_are_handed_down_to_the_forest(stage: Stage) -> None:
-    stage.roles.record_changed(voters_record(stage), 0)
+    stage.roles.records.changed(voters_record(stage), 0)
     assert [head.order for head in stage.forest.heard] == [(1, 4, 0)]
 
 
 def test_only_the_owner_stops(stage: Stage) -> None:
-    stage.roles.record_changed(app_record(stage), 0)
-    assert not stage.roles.authorise(stop_record(stage, KEY))
-    assert stage.roles.authorise(stop_record(stage))
-    stage.roles.record_changed(stop_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
+    assert not stage.roles.records.authorise(stop_record(stage, KEY))
+    assert stage.roles.records.authorise(stop_record(stage))
+    stage.roles.records.changed(stop_record(stage), 0)
     assert status(stage) == "stopped"
     assert stage.forest.concluded == [stage.app]
 
@@ -153,29 +153,29 @@ def test_only_the_owner_stops(stage: Stage) -> None:
 @pytest.mark.parametrize(("signer", "over"), [(OWNER, True), (KEY, False)])
 def test_a_stop_may_come_before_the_descriptor(stage: Stage, signer: bytes, over: bool) -> None:
     order = stop_record(stage, signer)
-    assert stage.roles.authorise(order)
-    stage.roles.record_changed(order, 0)
-    stage.roles.record_changed(app_record(stage), 0)
+    assert stage.roles.records.authorise(order)
+    stage.roles.records.changed(order, 0)
+    stage.roles.records.changed(app_record(stage), 0)
     assert (status(stage) == "stopped") is over
     assert (stage.forest.joined == []) is over
 
 
 def test_stops_of_unknown_applications_are_bounded(stage: Stage) -> None:
-    for index in range(applications.MAX_STOPS + 10):
-        stage.roles.record_changed(record(Kind.STOP, b"%016d" % index, b""), 0)
-    assert len(stage.roles._stops) == applications.MAX_STOPS
+    for index in range(records.MAX_STOPS + 10):
+        stage.roles.records.changed(record(Kind.STOP, b"%016d" % index, b""), 0)
+    assert len(stage.roles.records._stops) == records.MAX_STOPS
 
 
 def test_an_end_may_come_before_the_descriptor(stage: Stage) -> None:
-    stage.roles.record_changed(voters_record(stage, finished=True), 0)
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(voters_record(stage, finished=True), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     assert stage.forest.known == []
     assert stage.forest.joined == []
 
 
 def test_the_end_waits_for_the_head_that_the_rumour_overtook(stage: Stage) -> None:
-    stage.roles.record_changed(app_record(stage), 0)
-    stage.roles.record_changed(voters_record(stage, finished=True), 0)
+    stage.roles.records.changed(app_record(stage), 0)
+    stage.roles.records.changed(voters_record(stage, finished=True), 0)
     assert status(stage) is None
     stage.roles.committed(stage.app, stage.head(round_=4, finished=True), 5)
     assert [type(notice) for notice in stage.notices if not isinstance(notice, RoleChanged)][-2:] == [
@@ -187,28 +187,28 @@ def test_the_end_waits_for_the_head_that_the_rumour_overtook(stage: Stage) -> No
 
 
 def test_the_end_does_not_wait_for_ever(stage: Stage) -> None:
-    stage.roles.record_changed(app_record(stage), 0)
-    stage.roles.record_changed(voters_record(stage, finished=True), 0)
+    stage.roles.records.changed(app_record(stage), 0)
+    stage.roles.records.changed(voters_record(stage, finished=True), 0)
     assert stage.roles.timer(("fl.end", stage.app), stage.timers["fl.end", stage.app])
     assert status(stage) == "finished"
     assert stage.roles.timer(("fl.end", stage.app), 0)
 
 
 def test_outside_the_tree_the_rumour_is_the_end(stage: Stage) -> None:
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     stage.forest.groves[stage.app].is_root = False
-    stage.roles.record_changed(voters_record(stage, finished=True), 0)
+    stage.roles.records.changed(voters_record(stage, finished=True), 0)
     assert status(stage) == "finished"
 
 
 def test_what_is_over_stays_over(stage: Stage) -> None:
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     stage.forest.groves[stage.app].is_root = False
-    stage.roles.record_changed(voters_record(stage, finished=True), 0)
+    stage.roles.records.changed(voters_record(stage, finished=True), 0)
     assert status(stage) == "finished"
-    stage.roles.record_changed(stop_record(stage), 0)
-    stage.roles.record_changed(voters_record(stage, 9), 0)
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(stop_record(stage), 0)
+    stage.roles.records.changed(voters_record(stage, 9), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     stage.roles.bind(frozenset({"digits"}), True, 0)
     assert status(stage) == "finished"
     assert len(stage.forest.joined) == 1
@@ -220,27 +220,27 @@ def test_ends_are_remembered_within_bounds(stage: Stage, monkeypatch: pytest.Mon
     monkeypatch.setattr(applications, "MAX_OVER", 8)
     for index in range(20):
         head = Head(b"%016d" % index, 1, 1, ROOT, (), EMPTY, finished=True)
-        stage.roles._heard(head, 0)
+        stage.roles.records._heard(head, 0)
     assert len(stage.roles._over) == 8
 
 
 def test_what_is_forgotten_below_is_forgotten_here(stage: Stage) -> None:
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     stage.roles.refuse(stage.app, "no such column", 0)
-    stage.roles.record_changed(stop_record(stage), 0)
+    stage.roles.records.changed(stop_record(stage), 0)
     stage.roles.forgotten(stage.app)
     assert stage.roles.apps == {}
     assert stage.roles.willingness.objection(stage.spec) == ""
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     assert stage.roles.apps == {}
 
 
 def test_a_full_forest_takes_no_more(stage: Stage) -> None:
     stage.forest.room = False
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     assert stage.roles.apps == {}
     stage.forest.room = True
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     assert stage.forest.joined == [stage.app]
 
 
@@ -263,7 +263,7 @@ def test_who_works_is_the_operators_decision(
     stage = Stage()
     stage.roles.bind(frozenset(names), works, 0)
     stage.roles.trust(frozenset(owners), frozenset(), 0)
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     assert bool(stage.forest.joined) is joins
     assert [notice.why for notice in stage.said(Declined)] == says
 
@@ -273,7 +273,7 @@ def test_code_may_be_approved_by_its_hash() -> None:
     stage = Stage(bundle=Value(len(code), code))
     stage.roles.bind(frozenset({"digits"}), True, 0)
     stage.roles.trust(frozenset(), frozenset({blob_id(code)}), 0)
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     assert stage.forest.joined == [stage.app]
 
 
@@ -281,14 +281,14 @@ def test_no_code_is_approved_by_no_hash() -> None:
     stage = Stage()
     stage.roles.bind(frozenset({"digits"}), True, 0)
     stage.roles.trust(frozenset(), frozenset({b"", blob_id(b"")}), 0)
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     assert stage.forest.joined == []
 
 
 def test_who_follows_is_a_member_without_data() -> None:
     stage = Stage()
     stage.roles.follow(stage.app, 0)
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     stage.roles.follow(stage.app, 0)
     assert stage.forest.joined == [stage.app]
     stage.roles.wave_opened(stage.app, stage.wave(TRAIN), 0)
@@ -297,7 +297,7 @@ def test_who_follows_is_a_member_without_data() -> None:
 
 @pytest.mark.parametrize("how", ["distrusted", "unbound", "idle", "refused"])
 def test_an_operator_who_takes_a_permission_back_ends_the_work(stage: Stage, how: str) -> None:
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     stage.roles.wave_opened(stage.app, stage.wave(TRAIN), 0)
     {
         "distrusted": lambda: stage.roles.trust(frozenset(), frozenset(), 0),
@@ -313,7 +313,7 @@ def test_an_operator_who_takes_a_permission_back_ends_the_work(stage: Stage, how
 
 def test_a_kept_contribution_of_a_dismissed_worker_is_released(stage: Stage) -> None:
     big = Value(100_000, b"", b"B" * 32)
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     stage.roles.wave_opened(stage.app, stage.wave(TRAIN), 0)
     stage.finish(Contribution(big, 1.0, {}))
     stage.roles.trust(frozenset(), frozenset(), 0)
@@ -324,14 +324,14 @@ def test_a_kept_contribution_of_a_dismissed_worker_is_released(stage: Stage) -> 
 
 
 def test_each_round_is_told_once(stage: Stage) -> None:
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     for order in ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3)):
         stage.roles.committed(stage.app, stage.head(*order), 0)
     assert [notice.head.order for notice in stage.said(RoundCommitted)] == [(1, 1, 0), (2, 2, 0), (3, 3, 0)]
 
 
 def test_roles_are_told_when_they_change(stage: Stage) -> None:
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     grove = stage.forest.groves[stage.app]
     for root, parent, children in ((True, None, ()), (False, PEERS[0].id, ()), (False, PEERS[0].id, (PEERS[1].id,))):
         grove.is_root, grove.parent, grove.children = root, parent, dict.fromkeys(children, object())
@@ -343,7 +343,7 @@ def test_roles_are_told_when_they_change(stage: Stage) -> None:
 
 
 def test_a_status_is_told_once(stage: Stage) -> None:
-    stage.roles.record_changed(app_record(stage), 0)
+    stage.roles.records.changed(app_record(stage), 0)
     for _ in range(3):
         stage.roles.status(stage.app, "stalled", "no majority", 0)
     assert len(stage.said(StatusChanged)) == 1
