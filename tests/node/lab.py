@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from fl.tasks import Contribution, Finish, Finished, Merge, Merged
@@ -9,16 +10,24 @@ from node.core import NodeCore
 from protocol import effects as fx
 from protocol import events as ev
 from protocol import wire
+from protocol.ids import NodeId
 from protocol.messages import Contact, Message, Routed, Value
+from protocol.signing import Sealer
+from pubsub import claims
+from pubsub.heads import MAX_METRICS, Head
+from pubsub.messages import Accept, Partial, WaveUp
+from simulations.signing import KeyedHashSigner, KeyedHashVerifier
 
 SECOND = 1_000_000_000
 MAX_EFFECTS = 500
 """Of one event.  A leaf set and a routing table can all be told at once; more would be an amplifier."""
 
+CHECKS = Sealer(KeyedHashSigner(0, "nobody"), KeyedHashVerifier())
+
 
 class Lab:
-    """After each step: no exception, all invariants hold, everything that the core wants to send can be sent, and one
-    event causes a bounded number of effects."""
+    """After each step: no exception, all invariants hold, everything that the core wants to send can be sent, one event
+    causes a bounded number of effects, and what is handed in or decided would be taken from anybody else."""
 
     def __init__(self, core: NodeCore) -> None:
         self.core = core
@@ -56,6 +65,7 @@ class Lab:
             case fx.Send(peer, message):
                 assert peer != self.core.me.id
                 assert len(wire.encode(message)) <= wire.MAX_FRAME
+                check_sums(peer, message, self.core.me.id)
                 self.sent = [*self.sent[-50:], effect]
             case fx.SetTimer(timer, at):
                 self.timers[timer] = at
@@ -126,6 +136,24 @@ class Lab:
             blob = next(iter(self.transfers))
             del self.transfers[blob]
             self.feed(ev.TransferDone(blob) if good else ev.TransferFailed(blob, 0, "gone"))
+
+
+def check_sums(peer: NodeId, message: Message | Routed, me: NodeId) -> None:
+    """Whatever was handed to this node, what it hands on is proven, and counts everybody once and nothing absurd."""
+    whole: Partial | Head
+    if isinstance(message, WaveUp) and message.partial is not None:
+        whole = message.partial
+        assert claims.proven(CHECKS, message.app, message.wave, whole, message.claims, me, peer)
+        assert whole.contributors
+        assert whole.weight > 0
+    elif isinstance(message, Accept):
+        whole = message.head
+    else:
+        return
+    assert list(whole.contributors) == sorted(set(whole.contributors))
+    assert all(map(isfinite, [whole.weight, *whole.metrics.values()]))
+    assert len(whole.metrics) <= MAX_METRICS
+    assert all(name.removesuffix(".n") in whole.metrics for name in whole.metrics)
 
 
 def result_of(task: Any) -> Any:
