@@ -16,6 +16,8 @@ from .base import Report
 
 PATIENCE_NS = 40 * SECOND
 """For how long a tree may be wrong: a few beats, with some of them lost."""
+CALM_NS = 15 * SECOND
+"""The same where none is lost: what changes is told at once, and what is told to nobody is found by the next beats."""
 
 
 class Trees:
@@ -34,8 +36,9 @@ class Trees:
                 self._links(app, trees, found)
                 self._cycles(app, trees, found)
         self._wrong = {key: self._wrong.get(key, now) for key in found}
+        calm = self._world.weather.calm_since()
         for key, since in self._wrong.items():
-            if now - since >= PATIENCE_NS:
+            if now - since >= PATIENCE_NS or (calm is not None and now - max(since, calm) >= CALM_NS):
                 self._report.add(key[0], now, f"{short(key[1])}: {found[key]}, since {since / SECOND:.0f} s")
                 self._wrong[key] = now
 
@@ -59,7 +62,9 @@ class Trees:
             parent = trees.get(tree.parent) if tree.parent is not None else None
             if parent is not None and node not in self._world.core(parent).forest.groves[app].tree.children:
                 found["parent-knows-child", app, node] = f"{short(node)} is unknown to its parent {short(parent.id)}"
-            if parent is not None and tree.path != self._world.core(parent).forest.groves[app].tree.my_path:
+            # What the parent says of itself is part of what is checked.
+            above = self._world.core(parent).forest.groves[app].tree.path if parent is not None else ()
+            if parent is not None and tree.path != (*above, parent.id):
                 found["path-is-true", app, node] = f"{short(node)} believes in another path to the root than its parent"
             for child in tree.children:
                 other = trees.get(child)

@@ -8,9 +8,9 @@ is not needed.
 from __future__ import annotations
 
 from . import blaming, counting, growing, keeping, patience, ringing, voting
-from .planting import Hunt, Mutant, Plant, Weather, drizzle, hunt, skew, storm
+from .planting import Hunt, Mutant, Plant, Weather, drizzle, hunt, revolving, skew, storm
 
-__all__ = ["ALL", "WEATHERS", "Hunt", "Mutant", "drizzle", "hunt", "skew", "storm"]
+__all__ = ["ALL", "WEATHERS", "Hunt", "Mutant", "drizzle", "hunt", "revolving", "skew", "storm"]
 
 _STORM: tuple[Plant, ...] = (
     voting.no_epoch_fence,
@@ -28,11 +28,9 @@ _STORM: tuple[Plant, ...] = (
     counting.resend_after_send,
     counting.late_partial_forwarded,
     counting.handed_to_a_stranger,
-    counting.no_amnesia,
     counting.closed_ignored,
     counting.stale_contribution,
     counting.contributor_forgotten,
-    growing.short_path,
     growing.no_fan_out_cap,
     keeping.server_state_lost,
     patience.contributors_truncated,
@@ -43,6 +41,7 @@ _STORM: tuple[Plant, ...] = (
 """Looked for where everything goes wrong."""
 
 _DRIZZLE: tuple[Plant, ...] = (
+    growing.short_path,
     growing.stale_path,
     keeping.accepted_without_model,
     keeping.dead_voters_stay,
@@ -50,16 +49,34 @@ _DRIZZLE: tuple[Plant, ...] = (
     patience.deadline_ignored,
     patience.no_grace,
     patience.one_wave_only,
-    patience.child_lost_with_its_partial,
     ringing.leaf_set_never_repaired,
 )
 """Looked for where nodes die and the network is calm, so that it can be said what ought to have been done."""
 
 
-_QUICK: dict[str, tuple[int, ...]] = {"no-amnesia": (40,)}
+_REVOLVING: tuple[Plant, ...] = (counting.no_amnesia, patience.child_lost_with_its_partial)
+"""Looked for where nodes that die are back before the wave is over."""
+
+_QUICK: dict[str, tuple[int, ...]] = {
+    "lost-candidate": (20,),
+    "short-path": (4,),
+    "stale-path": (7,),
+    "accepted-without-model": (4,),
+    "dead-voters-stay": (16,),
+    "stop-kept-to-the-tree": (7,),
+    "deadline-ignored": (4,),
+    "no-grace": (4,),
+    "one-wave-only": (4,),
+    "leaf-set-never-repaired": (9,),
+    "no-amnesia": (1,),
+    "child-lost-with-its-partial": (18,),
+    "no-epoch-fence": (10,),
+    "accept-from-anyone": (10,),
+    "adopt-own-head": (10,),
+}
 """Seeds that have caught a bug which needs many.  When the protocol changes they mean nothing, and cost little."""
 
-WEATHERS: dict[str, Weather] = {"storm": storm, "drizzle": drizzle, "skew": skew}
+WEATHERS: dict[str, Weather] = {"storm": storm, "drizzle": drizzle, "skew": skew, "revolving": revolving}
 
 
 def _mutant(plant: Plant, weather: Weather) -> Mutant:
@@ -70,6 +87,6 @@ def _mutant(plant: Plant, weather: Weather) -> Mutant:
 
 ALL: dict[str, Mutant] = {
     mutant.name: mutant
-    for plants, weather in ((_STORM, storm), (_DRIZZLE, drizzle))
+    for plants, weather in ((_STORM, storm), (_DRIZZLE, drizzle), (_REVOLVING, revolving))
     for mutant in (_mutant(plant, weather) for plant in plants)
 }
