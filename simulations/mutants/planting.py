@@ -86,7 +86,8 @@ def hunt(mutant: Mutant, seeds: int) -> Hunt:
     A seed that fails either way says nothing about the bug: it is a false alarm, or a bug that nobody planted.
     """
     order = list(dict.fromkeys([*mutant.quick, *range(seeds)]))[:seeds]
-    weather, unclear = mutant.weather.__name__, []
+    weather = mutant.weather.__name__
+    unclear: list[int] = []
     for tried, seed in enumerate(order, 1):
         with mutant.plant():
             result = run(mutant.weather(seed), stop_early=True, strict=True)

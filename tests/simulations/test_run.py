@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pubsub.waves import Waves
 from simulations import mutants
 from simulations.mutants import skew, storm
 from simulations.run import Result, run
-from simulations.scenario import Scenario, load
+from simulations.scenario import Limits, Scenario, load
 from simulations.soak import draw, plain
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +107,18 @@ def test_the_storm_is_survived_without_a_planted_bug() -> None:
 def test_planted_bugs_are_caught(name: str) -> None:
     outcome = mutants.hunt(mutants.ALL[name], seeds=20)
     assert outcome.caught, str(outcome)
+
+
+def test_a_seed_that_fails_without_a_bug_as_well_is_no_evidence() -> None:
+    """Everything fails in this weather, since nobody gets the time to finish."""
+
+    def hopeless(seed: int) -> Scenario:
+        return msgspec.structs.replace(storm(seed), limits=Limits(liveness_s=1.0, settle_s=1.0))
+
+    mutant = dataclasses.replace(mutants.ALL["no-grace"], weather=hopeless, quick=())
+    outcome = mutants.hunt(mutant, seeds=1)
+    assert not outcome.caught
+    assert list(outcome.unclear) == [0]
 
 
 def test_a_planted_bug_is_gone_afterwards() -> None:
