@@ -73,7 +73,8 @@ class TreeConfig:
     """Least time that is granted to stragglers once a quorum of the answers is in and no history sets a deadline."""
 
     hop_margin: int = 30 * MS
-    """First guess of what a node needs to merge and forward; replaced by its own measurements."""
+    """What a node keeps of the time that it hands down, beyond what it needs itself to merge: for the way to a near
+    child and back.  Children that are further away teach it by being late."""
 
     linger: int = 20 * SECOND
     """How long a member of a finished application stays, so that the news reaches its whole subtree."""

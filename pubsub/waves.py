@@ -14,8 +14,10 @@ So each node has at most one outgoing partial per wave and contributor sets are 
 missing when the root closes the wave is named in no partial and takes part in the next wave of the round.
 
 Deadlines nest.  What travels down is remaining time; each node subtracts what it needs itself to merge and forward
-(a running mean of its own measurements).  Before there is history there is no deadline, and quorum decides: when that
-share of the answers is in, the stragglers get as long again as it took so far, and are told how long that is.
+(a running mean of its own measurements) and what the way to that child takes, which it learns when an answer comes too
+late: what was cut off at the child's deadline and lost at its parent's would be a whole subtree.  Before there is
+history there is no deadline, and quorum decides: when that share of the answers is in, the stragglers get as long again
+as it took so far, and are told how long that is.
 
 Answers may be lost.  A parent says with each beat whether it still waits for the child; a child that handed in then
 answers that it has nothing, since what it sent may be under way by another path, and one that cannot work because it
@@ -34,7 +36,7 @@ from protocol.ids import NodeId
 from protocol.signing import Sealer
 
 from . import claims
-from .config import TreeConfig
+from .config import SECOND, TreeConfig
 from .heads import MAX_MEMBERS, Head
 from .holdings import Holdings
 from .messages import MAX_CLAIMS, NO_WAVE, Claim, Partial, WaveId, WaveOpen, WaveUp
@@ -44,14 +46,17 @@ from .tree import Tree
 
 _WAITING = object()
 
+MAX_LAG = 2 * SECOND
+"""Most that a child's deadline is put forward because it lies far away."""
+
 
 class Waves:
     """The present wave of one application on one node."""
 
     __slots__ = (
-        "_arriving", "_claims", "_complete_at", "_config", "_count", "_deadline", "_expected", "_holdings", "_limit",
-        "_margin", "_missing", "_open", "_out", "_own", "_parts", "_quorum", "_ready", "_roles", "_sealer", "_tree",
-        "amnesia", "collected", "current", "sent",
+        "_arriving", "_claims", "_complete_at", "_config", "_count", "_deadline", "_expected", "_holdings", "_lags",
+        "_limit", "_margin", "_missing", "_open", "_out", "_own", "_parts", "_quorum", "_ready", "_roles", "_sealer",
+        "_tree", "amnesia", "collected", "current", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +98,8 @@ class Waves:
         """Members below that should have answered and did not."""
         self._complete_at = 0
         self._margin = config.hop_margin
+        self._lags: dict[NodeId, int] = {}
+        """Child → by how much earlier it has to hand in than its time to merge tells, ns."""
 
     # ---- opening ----------------------------------------------------------------------------------------------------
 
@@ -132,6 +139,7 @@ class Waves:
             message.wave, message.head, message.order, message.closed, now, self._deadline, source, may
         )
         self._expected = dict.fromkeys(self._tree.children, False)
+        self._lags = {child: lag for child, lag in self._lags.items() if child in self._expected}
         for child in self._expected:
             self._forward(child, now)
         self._missing = 0
@@ -140,15 +148,26 @@ class Waves:
     def _forward(self, child: NodeId, now: int) -> None:
         wave = self._open
         assert wave is not None
-        message = WaveOpen(self._tree.app, wave.id, wave.head, self._remaining(now), wave.closed, wave.order)
+        message = WaveOpen(self._tree.app, wave.id, wave.head, self._remaining(child, now), wave.closed, wave.order)
         self._out.send(child, message)
 
-    def _remaining(self, now: int) -> int:
-        """What is handed down of the time left, ns; 0 without a deadline."""
+    def _remaining(self, child: NodeId, now: int) -> int:
+        """What ``child`` gets of the time left, ns; 0 without a deadline."""
         if not self._deadline:
             return 0
         left = max(self._deadline - now, 1)
-        return max(left - self._margin, left // 2, 1)
+        return max(left - self._margin - self._lags.get(child, 0), left // 2, 1)
+
+    def _was_late(self, child: NodeId, late: int) -> None:
+        """``child`` handed in ``late`` ns after this node's deadline."""
+        if child in self._tree.children:
+            self._lags[child] = min(self._lags.get(child, 0) + late + self._config.hop_margin, MAX_LAG)
+
+    def _was_in_time(self, child: NodeId, now: int) -> None:
+        """Who waited for its deadline, and was early all the same, gets a little of that back."""
+        lag, early = self._lags.get(child, 0), self._deadline - now - self._config.hop_margin
+        if 0 < early < lag:
+            self._lags[child] = lag - early // 8
 
     def replay_to(self, child: NodeId, handed_in: WaveId | None, now: int) -> None:
         """A child attached, or asks again: it gets the present wave, and is waited for if it may still answer."""
@@ -175,7 +194,7 @@ class Waves:
         """A child's answer: checked, fetched if its value is large, then counted."""
         wave, partial, absent = message.wave, message.partial, message.absent
         if peer in self._arriving or not self._waits(peer, wave):
-            self._count("late_partials")
+            self._late(peer, wave, now)
         elif partial is None:
             self._answered(peer, None, absent, now)
         elif (code := flaw(partial)) is not None:
@@ -202,11 +221,18 @@ class Waves:
     def _waits(self, peer: NodeId, wave: WaveId) -> bool:
         return wave == self.current and not self.collected and self._expected.get(peer) is False
 
+    def _late(self, peer: NodeId, wave: WaveId, now: int) -> None:
+        """Dropped.  When it missed this node's deadline its own will be earlier."""
+        self._count("late_partials")
+        if wave == self.current and self._expected.get(peer) is False and 0 < self._deadline <= self._complete_at:
+            self._expected[peer] = True
+            self._was_late(peer, now - self._complete_at)
+
     def _arrived(self, peer: NodeId, message: WaveUp, partial: Partial, now: int) -> None:
         """The value is here; the wave may be over meanwhile."""
         named = dict(zip(partial.contributors, message.claims, strict=True))
         if not self._waits(peer, message.wave):
-            self._count("late_partials")
+            self._late(peer, message.wave, now)
         elif self._fits(peer, named):
             self._claims.update(named)
             self._answered(peer, partial, message.absent, now)
@@ -218,11 +244,12 @@ class Waves:
         if self._waits(peer, message.wave):
             self._answered(peer, None, message.absent + len(partial.contributors), now)
         else:
-            self._count("late_partials")
+            self._late(peer, message.wave, now)
 
     def _answered(self, peer: NodeId, partial: Partial | None, absent: int, now: int) -> None:
         self._arriving.pop(peer, None)
         self._expected[peer] = True
+        self._was_in_time(peer, now)
         if partial is not None:
             self._parts[peer] = partial
         self._missing = min(self._missing + absent, MAX_MEMBERS)
@@ -259,6 +286,7 @@ class Waves:
     def child_lost(self, peer: NodeId, now: int) -> None:
         """A child died or left; a partial that it had handed in stays counted."""
         self._arriving.pop(peer, None)
+        self._lags.pop(peer, None)
         if self._expected.pop(peer, None) is False:
             self._missing += 1
         if not self.collected and self._open is not None:
@@ -287,7 +315,7 @@ class Waves:
     def _hurry(self, deadline: int, now: int) -> None:
         self._set_deadline(deadline)
         for child in self.awaited:
-            self._tree.hurry(child, self.current, self._remaining(now))
+            self._tree.hurry(child, self.current, self._remaining(child, now))
 
     def _set_deadline(self, at: int) -> None:
         self._deadline = at

@@ -28,6 +28,8 @@ class IntegerRoles:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self.remaining = 0
+        """Time that this host, as root, gives its waves, ns; 0: no history."""
         self.opened: list[WaveId] = []
         self.sat_out: list[WaveId] = []
         self.trained: list[int] = []
@@ -124,7 +126,7 @@ class IntegerRoles:
     def _open(self, app: AppId, head: Head, number: int, now: int) -> None:
         self._wave = WaveId(head.epoch, head.round + 1, number)
         closed = tuple(sorted(member for part in self._parts for member in part.contributors))
-        self.forest.groves[app].waves.open(self._wave, head.lean(), b"", closed, 0, now)
+        self.forest.groves[app].waves.open(self._wave, head.lean(), b"", closed, self.remaining, now)
 
     def wave_closed(self, app: AppId, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
         head = self._head

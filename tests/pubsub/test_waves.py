@@ -153,6 +153,23 @@ def test_a_quorum_ends_a_wave_without_history() -> None:
     assert max(wave.wave for host in net.hosts.values() for wave in host.roles.opened if wave.round == 2) <= 2
 
 
+@pytest.mark.parametrize("latency", [1 * MS, 40 * MS, 250 * MS])
+def test_deadlines_nest_however_far_apart_the_nodes_are(latency: int) -> None:
+    """A straggler is left out of a wave alone, not with all that its parent had collected."""
+    net = Net(12, fan_out=2, rounds=4, min_workers=11)
+    net.latency = latency
+    settled(slow(net, 100 * MS))
+    sleeper = next(host for host in net.by_rank() if not below(net, host) and len(host.grove().tree.path) > 2)
+    sleeper.training = 10**6 * SECOND
+    for host in net.hosts.values():
+        host.roles.remaining = 8 * SECOND
+    net.run_until(lambda: net.round() == 3)
+    assert len(net.committed[net.app, 3].contributors) == 11
+    root = net.root.id
+    opened = [m for _, src, _, m in net.sent if src == root and isinstance(m, WaveOpen) and m.wave.round == 3]
+    assert all(len(m.closed) in (0, 11) for m in opened)
+
+
 def test_an_acceptance_by_a_child_does_not_leave_the_wave_waiting_for_it() -> None:
     net = settled(slow(Net(4, fan_out=4, rounds=1, min_workers=1), 1 * SECOND))
     root, one = net.root, next(host for host in net.by_rank() if not host.is_root)
