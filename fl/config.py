@@ -23,7 +23,7 @@ class RoundConfig:
     parent died needs it to join again."""
 
     history: int = 5
-    """Complete waves that the deadline looks back on."""
+    """Waves, complete or missed by most, that the deadline looks back on."""
 
     describe: int = 60 * SECOND
     """How long the wave before the first round waits for those who have not answered.  A worker's first answer includes

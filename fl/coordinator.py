@@ -95,7 +95,10 @@ class Coordinator:
 
     def _remaining(self) -> int:
         """Time for a wave: from what complete ones took; 0 when there is no history.  The first question, which makes
-        every worker load code and data, may take long: whoever misses it would miss the first rounds too."""
+        every worker load code and data, may take long: whoever misses it would miss the first rounds too.
+
+        A wave that most of them missed counts as well, since to be complete it would have had to last longer: so a
+        deadline that was learned from a few quick members grows until most keep it.  One straggler is not most."""
         config = self._host.config
         if self._work is Work.DESCRIBE:
             return config.describe
@@ -107,16 +110,16 @@ class Coordinator:
         """All that the wave brought.  Enough?  Then the round is decided; else another wave."""
         if wave != self._wave:
             return
-        if not absent and self._work is Work.TRAIN:
-            self._history.append(now - self._opened)
         self._parts.extend(parts)
-        enough = len(self._contributors()) >= self.spec.min_workers
+        have = len(self._contributors())
+        if self._work is Work.TRAIN and (not absent or have < absent):
+            self._history.append(now - self._opened)
+        enough = have >= self.spec.min_workers
         if absent and wave.wave + 1 < self._host.config.max_waves and self._work is Work.TRAIN:
             self._open(wave.wave + 1, now, round_=wave.round)
         elif self._work is Work.EVALUATE or enough:
             self._merge(now)
         else:
-            have = len(self._contributors())
             self._wait(f"{have} of {self.spec.min_workers} workers are there", now)
 
     def on_timer(self, now: int) -> None:

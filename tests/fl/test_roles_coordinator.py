@@ -225,6 +225,23 @@ def test_a_wave_with_absentees_teaches_nothing() -> None:
     assert stage.forest.opened[-1][3] == 0
 
 
+def test_a_deadline_that_most_miss_grows_until_they_keep_it() -> None:
+    stage = reigning(rounds=50)
+    round_over(stage, A, after=SECOND // 10)
+    quick = stage.forest.opened[-1][3]
+    close(stage, A, absent=3, after=quick)
+    assert stage.forest.opened[-1][3] > 1.5 * quick
+
+
+def test_one_straggler_does_not_make_the_others_wait() -> None:
+    stage = reigning(rounds=50)
+    round_over(stage, A, B, after=SECOND)
+    before = stage.forest.opened[-1][3]
+    close(stage, A, absent=1, after=before)
+    close(stage, absent=1, after=before)
+    assert stage.forest.opened[-1][3] == before
+
+
 # ---- the end -------------------------------------------------------------------------------------------------------
 
 

@@ -54,7 +54,10 @@ def test_scenarios_hold(name: str) -> None:
 def test_seeds_that_once_failed(entry: dict[str, object]) -> None:
     seed = entry["seed"]
     assert isinstance(seed, int)
-    result = run({"soak": draw, "plain": plain, "storm": storm, "skew": skew}[str(entry["draw"])](seed))
+    result = run(
+        {"soak": draw, "plain": plain, "storm": storm, "skew": skew}[str(entry["draw"])](seed),
+        strict=bool(entry.get("strict")),
+    )
     assert result.ok, said(result)
 
 
