@@ -23,6 +23,12 @@ class TreeConfig:
     """Candidates tried in one descent.  A tree of fan-out 4 that is 32 levels deep does not exist; the bound is for
     liars that refuse in circles."""
 
+    deputy_tries: int = 4
+    """Joins for which a node turns to the same deputy, when the node closest to the id does not take the descriptor."""
+
+    deputy_patience: int = 30 * SECOND
+    """How long a deputy stands in after somebody last asked it to."""
+
     beat: int = 5 * SECOND
     """Pause between a parent's beats.  Beats repair lost messages; death is detected by the ring's liveness, so they
     may be rare: 5 s costs 24 bytes/s per edge."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocol.errors import Code
-from protocol.ids import NodeId
-from protocol.messages import Value
+from protocol.ids import NodeId, closeness
+from protocol.messages import Contact, Value
 
 from .heads import Head
 from .messages import (
@@ -42,8 +42,8 @@ class Grove:
     """This node's part in one application."""
 
     __slots__ = (
-        "_first", "_forest", "_introduced", "_last", "app", "epoch", "finished", "genesis", "head", "proposer",
-        "rendezvous", "throne", "tree", "waves",
+        "_first", "_forest", "_introduced", "_last", "_orphaned", "_shown", "app", "epoch", "finished", "genesis",
+        "head", "proposer", "rendezvous", "throne", "tree", "waves",
     )  # fmt: skip
 
     def __init__(self, forest: Forest, genesis: Genesis) -> None:
@@ -68,6 +68,10 @@ class Grove:
         self.rendezvous = Rendezvous(self, forest)
         self._introduced = -forest.config.answer_wait
         """When somebody was last shown the descriptor, ns."""
+        self._shown: NodeId = b""
+        """Who that was."""
+        self._orphaned = 0
+        """Joins that were refused by a node that had been shown the descriptor, since this node last had a place."""
         self.throne = Throne(self, forest)
         self.proposer: Proposer = self.throne.proposer
         self._last: Committed | None = None
@@ -208,6 +212,8 @@ class Grove:
             self.heard_of(message.head, now)
         joiner, out = message.joiner, self._forest.out
         self.rendezvous.gone(joiner.id, now)  # a root does not ask for a place
+        if message.orphan:
+            self.rendezvous.deputise(now)
         if self.tree.attached:
             if self.tree.admit(joiner, message.attempt, now):
                 self._catch_up(joiner.id, message, now)
@@ -225,19 +231,42 @@ class Grove:
 
     def on_accept(self, peer: NodeId, message: TreeAccept, now: int) -> None:
         if self.tree.on_accept(peer, message, now):
+            self._orphaned = 0
             self.waves.child_lost(peer, now)
 
     def on_refuse(self, peer: NodeId, message: TreeRefuse, now: int) -> None:
-        if message.unknown:
+        deputy = None
+        if message.unknown and self.tree.asks(message.attempt) and self._in_vain(peer, now):
+            deputy = self._deputy(peer, now)
+        elif message.unknown:
             self._introduce(peer, now)
-        self.tree.on_refuse(peer, message, now)
+        self.tree.on_refuse(peer, message, now, deputy)
+
+    def _in_vain(self, peer: NodeId, now: int) -> bool:
+        """Was ``peer`` shown the descriptor, long enough ago to know it, but not so long that it is shown it again?"""
+        config, since = self._forest.config, now - self._introduced
+        return peer == self._shown and config.answer_wait <= since < config.deputy_patience
+
+    def _deputy(self, unable: NodeId, now: int) -> Contact | None:
+        """Which voter is to stand in for ``unable``, the closest node; None when that is up to this node."""
+        voters = [voter for voter in self.base.voters if voter.id != unable and self._forest.ring.alive(voter.id)]
+        if not voters or self.tree.attached:
+            return None
+        voters.sort(key=lambda voter: closeness(self.app, voter.id))
+        chosen = voters[self._orphaned // self._forest.config.deputy_tries % len(voters)]
+        self._orphaned += 1
+        if chosen.id != self._forest.me.id:
+            return chosen
+        self.rendezvous.deputise(now)
+        self.serve(now)
+        return None
 
     def _introduce(self, peer: NodeId, now: int) -> None:
         """``peer`` would be the rendezvous, or is asked for its vote, and has no descriptor.  It may weigh 160 KiB, so
         it goes to those whom this node turned to, and now and then."""
         waits = not self.tree.attached or any(voter.id == peer for voter in self.base.voters)
         if waits and now >= self._introduced + self._forest.config.answer_wait:
-            self._introduced = now
+            self._introduced, self._shown = now, peer
             self._forest.ring.show(peer, self.app)
 
     def on_leave(self, peer: NodeId, message: TreeLeave, now: int) -> None:

@@ -68,6 +68,8 @@ class TreeJoin(Message):
     """The wave in which the joiner has already handed in its partial, if any: nothing is expected of it there."""
     head: Head | None = None
     """The newest head that the joiner knows, in outline: how a rendezvous learns who the voters are."""
+    orphan: bool = False
+    """The closest node does not take the descriptor: stand in for it, as one of the voters."""
 
 
 @register(49, 4096)

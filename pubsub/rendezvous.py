@@ -12,6 +12,12 @@ a few times, in short intervals, before their word is taken for it; and again so
 A root may step down without dying.  Whoever took it for the root notices when it asks for a place in the tree like
 anybody else, and asks it now and then in any case.
 
+The closest node may refuse to know of an application: its table is full, its clock is wrong, nobody told it of the
+owner.  A joiner that has shown it the descriptor in vain asks a *deputy* instead, the closest of the newest voters.  A
+voter that is asked does for a while what the closest node ought to.  All joiners count the voters in the same order and
+go on to the next only after several joins, so mostly one stands; where two do, or the closest node has learnt of the
+application meanwhile, it is the pre-vote and the pauses that part them, as they part any two candidates.
+
 Who lost a candidacy waits for a growing, random time before it looks again, and the time shrinks only when a round is
 committed: two that win and lose against each other leave each other ever more room.
 """
@@ -39,8 +45,8 @@ class Rendezvous:
     """What this node, when it is the closest one, knows of an application's root."""
 
     __slots__ = (
-        "_answers", "_asked", "_earliest", "_forest", "_fruitless", "_grove", "_repeats", "_retry", "_searching",
-        "_witnesses", "root",
+        "_answers", "_asked", "_deputy", "_earliest", "_forest", "_fruitless", "_grove", "_repeats", "_retry",
+        "_searching", "_witnesses", "root",
     )  # fmt: skip
 
     def __init__(self, grove: Grove, forest: Forest) -> None:
@@ -56,6 +62,8 @@ class Rendezvous:
         self._repeats = 0
         """Times that voters were asked again in the present search."""
         self._retry = self._earliest = 0
+        self._deputy = 0
+        """Until when this node stands in for the closest one, ns."""
         self._fruitless = -1
         """Since when no majority of the voters answers, ns; -1: it does."""
 
@@ -64,15 +72,20 @@ class Rendezvous:
         grove = self._grove
         if grove.finished or grove.proposer.leading:
             return
-        if not self._is_ours():
+        if not self._is_ours(now):
             self._retreat()
             return
         idle = self.live_root is None and not self._searching and grove.proposer.phase is Phase.IDLE
         if idle and now >= self._earliest:
             self._search(now)
 
-    def _is_ours(self) -> bool:
-        return self._forest.ring.ready and self._forest.ring.is_closest(self._grove.app)
+    def _is_ours(self, now: int) -> bool:
+        return self._forest.ring.ready and (now < self._deputy or self._forest.ring.is_closest(self._grove.app))
+
+    def deputise(self, now: int) -> None:
+        """The closest node does not serve, says somebody: stand in for it, as one of the voters."""
+        if self._forest.me.dialable and any(voter.id == self._me for voter in self._grove.base.voters):
+            self._deputy = now + self._forest.config.deputy_patience
 
     @property
     def live_root(self) -> Contact | None:
@@ -256,7 +269,7 @@ class Rendezvous:
         self._searching, self._fruitless = False, -1
         self._forest.out.cancel_timer(("tree.search", self._grove.app))
         grove = self._grove
-        if not grove.finished and grove.proposer.phase is Phase.IDLE and self._is_ours():
+        if not grove.finished and grove.proposer.phase is Phase.IDLE and self._is_ours(now):
             grove.proposer.epoch = max(grove.proposer.epoch, grove.epoch)
             grove.proposer.stand(grove.base, now)
 

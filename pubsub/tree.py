@@ -52,9 +52,9 @@ class Tree:
     """Membership of this node in the tree of ``app``."""
 
     __slots__ = (
-        "_attempt", "_backoff", "_candidates", "_changed", "_config", "_last_beat", "_out", "_past", "_ring", "_secret",
-        "_stream", "_tried", "app", "children", "fan_out", "head", "is_root", "me", "parent", "path", "sent_wave",
-        "wanted",
+        "_attempt", "_backoff", "_candidates", "_changed", "_config", "_last_beat", "_orphan", "_out", "_past", "_ring",
+        "_secret", "_stream", "_tried", "app", "children", "fan_out", "head", "is_root", "me", "parent", "path",
+        "sent_wave", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +87,8 @@ class Tree:
         self._candidates: list[Contact] | None = None
         """None: not joining.  Otherwise those still to be tried before the join is routed again."""
         self._tried: list[NodeId] = []
+        self._orphan: NodeId = b""
+        """The candidate that is to stand in for the closest node."""
         self._backoff = 0
         self._last_beat = 0
 
@@ -108,6 +110,10 @@ class Tree:
     @property
     def joining(self) -> bool:
         return self._candidates is not None
+
+    def asks(self, attempt: int) -> bool:
+        """Is the join named ``attempt`` under way?"""
+        return self.joining and attempt == self._attempt
 
     # ---- joining ----------------------------------------------------------------------------------------------------
 
@@ -131,8 +137,8 @@ class Tree:
         step = hashlib.blake2b(self._attempt.to_bytes(8, "big"), digest_size=5, key=self._secret).digest()
         return (self._attempt + 1 + int.from_bytes(step, "big")) % (1 << 62)
 
-    def _ask(self) -> TreeJoin:
-        return TreeJoin(self.app, self.me, self._attempt, self.sent_wave, self.head)
+    def _ask(self, *, orphan: bool = False) -> TreeJoin:
+        return TreeJoin(self.app, self.me, self._attempt, self.sent_wave, self.head, orphan)
 
     def _arm(self, now: int) -> None:
         self._out.set_timer(("tree.join", self.app), now + self._config.join_retry)
@@ -155,7 +161,7 @@ class Tree:
                 continue
             self._tried.append(contact.id)
             self._ring.learn(contact)
-            self._out.send(contact.id, self._ask())
+            self._out.send(contact.id, self._ask(orphan=contact.id == self._orphan))
             self._arm(now)
             return
         self._candidates = None
@@ -181,10 +187,13 @@ class Tree:
         self._changed(now)
         return True
 
-    def on_refuse(self, peer: NodeId, message: TreeRefuse, now: int) -> None:
-        if self.attached or message.attempt != self._attempt or self._candidates is None:
+    def on_refuse(self, peer: NodeId, message: TreeRefuse, now: int, deputy: Contact | None = None) -> None:
+        """``deputy``: who is asked to stand in, should ``peer``, the closest node, be unable to serve."""
+        if self.attached or not self.asks(message.attempt):
             return
-        self._candidates[:0] = message.candidates
+        assert self._candidates is not None
+        self._candidates[:0] = message.candidates if deputy is None else (deputy,)
+        self._orphan = deputy.id if deputy is not None else b""
         del self._candidates[self._config.join_tries :]
         self._next(now)
 

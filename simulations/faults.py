@@ -110,6 +110,7 @@ def kinds(faults: Faults) -> list[str]:
         "slow-compute": faults.slow_compute > 0,
         "pair-cut": faults.pair_cuts > 0 or faults.cut_beside_id,
         "unreachable": faults.unreachable_share > 0,
+        "deaf": faults.deaf_beside_id,
         "wrong-clock": faults.wrong_clocks > 0 or faults.clocks_beside_id,
         "submitter-gone": faults.submitter_gone,
         "stop": faults.stops > 0,

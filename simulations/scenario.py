@@ -179,6 +179,8 @@ class Faults(Section):
     """Nodes whose wall clock is days or months wrong, from the beginning to the end."""
     clocks_beside_id: bool = False
     """Of the two nodes nearest to an application's id one is 40 days ahead and the other 380 days behind."""
+    deaf_beside_id: bool = False
+    """The node nearest to an application's id listens to no owner: it takes no descriptor, from beginning to end."""
     liars: Share = 0.0
     """Share of nodes that lie from the beginning to the end, in all the ways of `simulations/liars.py`."""
     stops: Natural = 0

@@ -75,7 +75,7 @@ class World:
         self._verifier = KeyedHashVerifier()
         self._stream = Stream(seed, "world")
         self.developer = Developer(
-            scenario, seed, self.engine, self.artifacts, self.integers, lambda: self.members, self._stream
+            scenario, seed, self.engine, self.artifacts, self.integers, self._listeners, self._stream
         )
         self.submissions, self.by_app = self.developer.submissions, self.developer.by_app
         self._names = self.developer.bindings()
@@ -83,6 +83,8 @@ class World:
         """Host → by how many ns its wall clock is ahead."""
         self.liars: dict[NodeId, None] = {}
         """Nodes that do not keep to the protocol."""
+        self.deaf: dict[NodeId, None] = {}
+        """Nodes whose operators named no owner: applications concern them only as a part of the ring."""
         self.weather = Weather(self.engine.network)
         self._lost: dict[int, None] = {}
         """Hosts whose disk is gone: an identity without its memory must never speak again."""
@@ -102,6 +104,9 @@ class World:
             self.engine.schedule.at(ns(nodes.join_s * index / nodes.count), self._enter, host, index)
         self._spoil_clocks()
         self._corrupt()
+        for submission in self.submissions if self.scenario.faults.deaf_beside_id else ():
+            self.deaf[self.beside(self.developer.first_id(submission), 1)[0].id] = None
+        self.faults["deaf"] += len(self.deaf)
         if self.scenario.faults.cut_beside_id:
             for submission in self.submissions:
                 self.cut(self._pair_beside(submission))
@@ -137,10 +142,13 @@ class World:
             self.liars[host.id] = self.engine.unwatched[host.id] = None
         self.faults["liar"] += len(self.liars)
 
-    @property
-    def wrong_clocks(self) -> list[int]:
-        """Hosts whose wall clock is days wrong."""
-        return list(self._clock_errors)
+    def _listeners(self) -> list[Host]:
+        """Where an application can be submitted: the others say at once that they do not know its owner."""
+        return [host for host in self.members if host.id not in self.deaf] if self.deaf else self.members
+
+    def takes_part(self, host: Host) -> bool:
+        """Does ``host`` keep to the protocol, and listen to the owner?  A wrong clock is no excuse."""
+        return host.id not in self.liars and host.id not in self.deaf
 
     def _new_host(self, member: int, *, dialable: bool) -> Host:
         number = len(self.engine.hosts)
@@ -161,7 +169,7 @@ class World:
             seed=Stream(self.seed, "core", host.index, host.boot).bits() >> 1,
             wall_offset=EPOCH_NS - host.clock_offset + skew + self._clock_errors.get(host.index, 0),
             restored=host.disk.durable if host.disk is not None else {},
-            owns=self.developer.owner.public_key.__eq__,
+            owns=self.developer.owner.public_key.__eq__ if host.id not in self.deaf else None,
         )
 
     def _enter(self, host: Host, member: int) -> None:
@@ -333,7 +341,7 @@ class World:
 
     def has_majority(self, voters: Sequence[Contact]) -> bool:
         """Can these voters still decide anything?"""
-        return 2 * sum(self.alive(voter.id) for voter in voters) > len(voters)
+        return 2 * sum(self.alive(voter.id) and voter.id not in self.deaf for voter in voters) > len(voters)
 
 
 def _network_config(scenario: Scenario) -> NetworkConfig:

@@ -123,8 +123,7 @@ class Attendances:
 
     def _well(self, host: Host, since: int) -> bool:
         well = self._world.weather.well_since(host)
-        excused = host.index in self._world.wrong_clocks or host.id in self._world.liars
-        return well is not None and well <= since and not excused
+        return well is not None and well <= since and self._world.takes_part(host)
 
     def _excuse(self, submission: Submission, head: Head, now: int) -> Callable[[Host], bool]:
         """Who of the missing is a straggler?"""

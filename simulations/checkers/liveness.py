@@ -48,8 +48,7 @@ class Liveness:
                 self._report.require(self._owns_up(submission), "says-stalled", now, silent)
 
     def _news(self, submission: Submission, outcome: str, now: int) -> None:
-        """Every node that was not just started knows that it is over: the record reaches all whose clock can tell that
-        it is valid.  Of an application that
+        """Every node knows that it is over: the record reaches all, whatever their clocks say.  Of an application that
         finished and was stopped at about the same time some may know the one and some the other."""
         ignorant = [host.index for host in self._informed() if not self._knows(host, submission, outcome)]
         some = (
@@ -58,8 +57,7 @@ class Liveness:
         self._report.require(not ignorant, "news-reach-all", now, some)
 
     def _informed(self) -> list[Host]:
-        wrong = self._world.wrong_clocks
-        return [host for host in self._world.running() if host.index not in wrong and host.id not in self._world.liars]
+        return [host for host in self._world.running() if self._world.takes_part(host)]
 
     def _knows(self, host: Host, submission: Submission, outcome: str) -> bool:
         said = self._world.core(host).apps.outcome(submission.app)

@@ -7,7 +7,7 @@ is not needed.
 
 from __future__ import annotations
 
-from . import blaming, counting, growing, keeping, patience, ringing, voting
+from . import blaming, counting, growing, keeping, patience, ringing, telling, voting
 from .planting import Hunt, Mutant, Plant, Weather, drizzle, hunt, revolving, skew, storm
 
 __all__ = ["ALL", "WEATHERS", "Hunt", "Mutant", "drizzle", "hunt", "revolving", "skew", "storm"]
@@ -53,6 +53,13 @@ _DRIZZLE: tuple[Plant, ...] = (
 )
 """Looked for where nodes die and the network is calm, so that it can be said what ought to have been done."""
 
+_SKEW: tuple[Plant, ...] = (
+    telling.skew_is_believed,
+    telling.rim_is_blamed,
+    telling.unfit_is_dropped,
+    telling.nobody_stands_in,
+)
+"""Looked for where clocks are wrong, and the nodes nearest to an id are of no use."""
 
 _REVOLVING: tuple[Plant, ...] = (counting.no_amnesia, patience.child_lost_with_its_partial)
 """Looked for where nodes that die are back before the wave is over."""
@@ -87,6 +94,6 @@ def _mutant(plant: Plant, weather: Weather) -> Mutant:
 
 ALL: dict[str, Mutant] = {
     mutant.name: mutant
-    for plants, weather in ((_STORM, storm), (_DRIZZLE, drizzle), (_REVOLVING, revolving))
+    for plants, weather in ((_STORM, storm), (_DRIZZLE, drizzle), (_SKEW, skew), (_REVOLVING, revolving))
     for mutant in (_mutant(plant, weather) for plant in plants)
 }

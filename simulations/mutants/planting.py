@@ -141,6 +141,7 @@ def skew(seed: int) -> Scenario:
     calm, stream = storm(seed), Stream(seed, "skew weather")
     faults = msgspec.structs.replace(
         calm.faults, clocks_beside_id=True, wrong_clocks=stream.below(3), submitter_gone=False, stops=stream.below(2),
+        deaf_beside_id=stream.uniform() < 0.5,
         crash_share=0.0, crash_root=False, freezes=0, freeze_root=False, cuts=0, one_way_cuts=0,
     )  # fmt: skip
     return msgspec.structs.replace(calm, name=f"skew-{seed}", faults=faults)

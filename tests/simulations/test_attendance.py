@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simulations import mutants
-from simulations.mutants import drizzle, storm
+from simulations.mutants import drizzle, skew, storm
 from simulations.run import Result, Run, run
 from simulations.scenario import Applications, Compute, Faults, Nodes, Scenario
 
@@ -51,6 +51,20 @@ def test_without_weather_every_worker_is_in_every_round() -> None:
 def test_in_a_storm_the_right_check_finds_the_bug(name: str, rule: str) -> None:
     assert any(rule in planted(name, seed) for seed in range(6))
     assert not any(rule in rules(run(storm(seed), strict=True)) for seed in range(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "seed"),
+    [
+        ("skew-is-believed", "finishes", 0),
+        ("rim-is-blamed", "nobody-blamed", 0),
+        ("unfit-is-dropped", "finishes", 0),
+        ("nobody-stands-in", "finishes", 2),
+    ],
+)
+def test_where_clocks_are_wrong_the_right_check_finds_the_bug(name: str, rule: str, seed: int) -> None:
+    assert rule in planted(name, seed)
+    assert not run(skew(seed), strict=True).violations
 
 
 @pytest.mark.parametrize(

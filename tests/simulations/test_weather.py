@@ -58,7 +58,7 @@ def test_a_pair_beside_an_id_is_cut_from_the_beginning() -> None:
 def test_clocks_beside_an_id_are_days_wrong_each_its_way() -> None:
     found = world(clocks_beside_id=True)
     near = sorted(host.index for host in found.beside(found.submissions[0].app, 2))
-    assert sorted(found.wrong_clocks) == near
+    assert sorted(found._clock_errors) == near
     assert {found._clock_errors[index] for index in near} == set(CLOCK_ERRORS_NS[:2])
 
 
