@@ -210,7 +210,8 @@ def _false_alarms(options: argparse.Namespace, hunts: list[mutants.Hunt]) -> lis
 
 def _controlled(options: argparse.Namespace) -> int:
     """One run without a bug."""
-    result = run(mutants.WEATHERS[options.control](options.first), strict=True)
+    scenario = mutants.WEATHERS[options.control](options.first)
+    result = run(scenario, strict=mutants.strictly(scenario))
     _say(options, _describe(result))
     _write(options.json, result.to_dict())
     return 0 if result.ok else VIOLATED

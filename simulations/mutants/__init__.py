@@ -7,10 +7,10 @@ is not needed.
 
 from __future__ import annotations
 
-from . import blaming, counting, growing, keeping, patience, ringing, telling, voting
-from .planting import Hunt, Mutant, Plant, Weather, drizzle, hunt, revolving, skew, storm
+from . import believing, blaming, counting, growing, keeping, patience, ringing, telling, voting
+from .planting import Hunt, Mutant, Plant, Weather, drizzle, hunt, lies, revolving, skew, storm, strictly
 
-__all__ = ["ALL", "WEATHERS", "Hunt", "Mutant", "drizzle", "hunt", "revolving", "skew", "storm"]
+__all__ = ["ALL", "WEATHERS", "Hunt", "Mutant", "drizzle", "hunt", "lies", "revolving", "skew", "storm", "strictly"]
 
 _STORM: tuple[Plant, ...] = (
     voting.no_epoch_fence,
@@ -61,6 +61,13 @@ _SKEW: tuple[Plant, ...] = (
 )
 """Looked for where clocks are wrong, and the nodes nearest to an id are of no use."""
 
+_LIES: tuple[Plant, ...] = (
+    believing.blame_without_proof,
+    believing.uninvited_accept_believed,
+)
+"""Looked for among liars."""
+
+
 _REVOLVING: tuple[Plant, ...] = (counting.no_amnesia, patience.child_lost_with_its_partial)
 """Looked for where nodes that die are back before the wave is over."""
 
@@ -83,7 +90,7 @@ _QUICK: dict[str, tuple[int, ...]] = {
 }
 """Seeds that have caught a bug which needs many.  When the protocol changes they mean nothing, and cost little."""
 
-WEATHERS: dict[str, Weather] = {"storm": storm, "drizzle": drizzle, "skew": skew, "revolving": revolving}
+WEATHERS: dict[str, Weather] = {weather.__name__: weather for weather in (storm, drizzle, skew, revolving, lies)}
 
 
 def _mutant(plant: Plant, weather: Weather) -> Mutant:
@@ -94,6 +101,6 @@ def _mutant(plant: Plant, weather: Weather) -> Mutant:
 
 ALL: dict[str, Mutant] = {
     mutant.name: mutant
-    for plants, weather in ((_STORM, storm), (_DRIZZLE, drizzle), (_SKEW, skew), (_REVOLVING, revolving))
+    for plants, weather in ((_STORM, storm), (_DRIZZLE, drizzle), (_SKEW, skew), (_REVOLVING, revolving), (_LIES, lies))
     for mutant in (_mutant(plant, weather) for plant in plants)
 }

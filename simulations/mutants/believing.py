@@ -1,0 +1,40 @@
+"""Bugs that need a liar: what a member says is believed, or others are punished for it."""
+# ruff: noqa: SLF001 - a planted bug has the body of the method that it replaces
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from protocol.errors import Code
+from protocol.ids import NodeId
+from pubsub.messages import Partial, TreeAccept, WaveUp
+from pubsub.tree import Tree
+from pubsub.waves import Waves
+
+from .planting import patched
+
+
+def blame_without_proof() -> AbstractContextManager[None]:
+    """Whoever is named as a contributor without a statement is punished for it, not only who named it."""
+    original = Waves._proven
+
+    def proven(self: Waves, peer: NodeId, message: WaveUp, partial: Partial) -> bool:
+        holds = original(self, peer, message, partial)
+        for member in () if holds else partial.contributors:
+            self._out.penalize(member, Code.OVERLAP, "handed in by somebody else as well")
+        return holds
+
+    return patched(Waves, "_proven", proven)
+
+
+def uninvited_accept_believed() -> AbstractContextManager[None]:
+    """A node becomes the child of whoever says so."""
+    original = Tree.on_accept
+
+    def on_accept(self: Tree, peer: NodeId, message: TreeAccept, now: int) -> bool:
+        if self.me.id not in message.path and not self.is_root and peer != self.parent:
+            self.lose_parent(now)
+            message = TreeAccept(self.app, self._attempt, message.path)
+        return original(self, peer, message, now)
+
+    return patched(Tree, "on_accept", on_accept)
