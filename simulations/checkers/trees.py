@@ -16,8 +16,8 @@ from .base import Report
 
 PATIENCE_NS = 40 * SECOND
 """For how long a tree may be wrong: a few beats, with some of them lost."""
-CALM_NS = 15 * SECOND
-"""The same where none is lost: what changes is told at once, and what is told to nobody is found by the next beats."""
+CALM_NS = 30 * SECOND
+"""The same where none is lost: whoever slept, and was given up meanwhile, misses four beats before it notices."""
 
 
 class Trees:

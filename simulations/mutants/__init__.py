@@ -74,7 +74,7 @@ _REVOLVING: tuple[Plant, ...] = (counting.no_amnesia, patience.child_lost_with_i
 _QUICK: dict[str, tuple[int, ...]] = {
     "lost-candidate": (20,),
     "short-path": (4,),
-    "stale-path": (7,),
+    "stale-path": (4,),
     "accepted-without-model": (4,),
     "dead-voters-stay": (16,),
     "stop-kept-to-the-tree": (7,),
