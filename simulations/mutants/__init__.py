@@ -83,7 +83,7 @@ _QUICK: dict[str, tuple[int, ...]] = {
     "one-wave-only": (4,),
     "leaf-set-never-repaired": (9,),
     "no-amnesia": (1,),
-    "child-lost-with-its-partial": (18,),
+    "child-lost-with-its-partial": (5,),
     "no-epoch-fence": (10,),
     "accept-from-anyone": (10,),
     "adopt-own-head": (10,),
