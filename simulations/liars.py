@@ -27,8 +27,9 @@ from protocol.ids import AppId, NodeId, app_id
 from protocol.messages import Contact, Message, Value
 from protocol.streams import Stream
 from pubsub.grove import Grove
-from pubsub.heads import Head
+from pubsub.heads import Head, Warrant
 from pubsub.messages import (
+    Accept,
     Committed,
     HeadAnswer,
     HeadQuery,
@@ -192,6 +193,16 @@ def _replicas(liar: Liar, grove: Grove, now: int) -> Said:
     return [(contact.id, Replicas(liar.number(), contacts)) for contact in liar.near(3)]
 
 
+def _proposal(liar: Liar, grove: Grove, now: int) -> Said:
+    """Accept my head: sealed by this node, in an epoch that nobody granted it."""
+    head = liar.forged_head(grove, liar.leap())
+    statement = head.statement()
+    if statement is None:
+        return []
+    warrant = Warrant(liar.forest.proofs.propose(statement.digest()))
+    return [(voter.id, Accept(head, warrant)) for voter in grove.base.voters]
+
+
 def _flood(liar: Liar, grove: Grove, now: int) -> Said:
     """Many questions at once."""
     message = liar._whim.choice((TreeWant(grove.app), HeadQuery(grove.app)))  # noqa: SLF001 - the liar's own
@@ -199,7 +210,7 @@ def _flood(liar: Liar, grove: Grove, now: int) -> Said:
 
 
 LIES: tuple[Callable[[Liar, Grove, int], Said], ...] = (
-    _stale, _unsigned_head, _voters_record, _uninvited, _leap, _made_up, _replicas, _flood,
+    _stale, _unsigned_head, _voters_record, _uninvited, _leap, _made_up, _replicas, _proposal, _flood,
 )  # fmt: skip
 
 
