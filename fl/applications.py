@@ -16,7 +16,7 @@ from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId
-from protocol.messages import Contact, Message
+from protocol.messages import Contact, Message, Value
 from protocol.signing import Signer, Verifier
 from pubsub.forest import Forest
 from pubsub.heads import Head
@@ -324,9 +324,10 @@ class Applications:
         closed: tuple[NodeId, ...],
         remaining: int,
         now: int,
+        earlier: Value,
     ) -> None:
         grove = self.forest.groves[app_id]
-        grove.waves.open(wave, head.lean(), order, closed, remaining, now)
+        grove.waves.open(wave, head.lean(), order, closed, remaining, now, earlier=earlier)
 
     def propose(self, head: Head, now: int) -> None:
         self.forest.groves[head.app].propose(head, now)

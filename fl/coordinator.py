@@ -82,13 +82,13 @@ class Coordinator:
         if number == 0:
             self._host.status(self.spec.id, "running", "", now)
         self._host.open_wave(
-            self.spec.id, self._wave, self._measured, order, self._contributors(), self._remaining(), now
+            self.spec.id, self._wave, self._head, order, self._contributors(), self._remaining(), now, self._earlier
         )
 
     @property
-    def _measured(self) -> Head:
-        """The head whose model the present wave works on: at the end it may be that of an earlier round."""
-        return self._head if self._ending is None else msgspec.structs.replace(self._head, model=self._ending[1])
+    def _earlier(self) -> Value:
+        """The model of an earlier round, when the run ends with that; empty otherwise."""
+        return EMPTY if self._ending is None else self._ending[1]
 
     def _contributors(self) -> tuple[NodeId, ...]:
         return tuple(sorted(member for _, part in self._parts for member in part.contributors))
@@ -163,7 +163,7 @@ class Coordinator:
             self.start(now)
         elif self._work is Work.EVALUATE:
             if not self._ends_with_the_best(total, now):
-                self._propose(total, self._measured.model, self._head.state, now)
+                self._propose(total, self._earlier if self._ending else self._head.model, self._head.state, now)
         else:
             self._step(total, now)
 

@@ -67,7 +67,7 @@ class Worker:
         if sits_out or (order.work is Work.TRAIN and not selected(order.beacon, me, self.spec.fraction)):
             self._host.forest.contribute(self.spec.id, wave.id, None, now)
             return
-        same = (self._work, self._round, self._model) == (order.work, wave.id.round, wave.head.model)
+        same = (self._work, self._round, self._model) == (order.work, wave.id.round, wave.model)
         self._wave = wave
         if same and self._kept is not None:
             self._host.forest.contribute(self.spec.id, wave.id, self._kept, now)
@@ -76,7 +76,7 @@ class Worker:
 
     def _begin(self, wave: OpenWave, work: Work, now: int) -> None:
         self.drop()
-        self._wave, self._work, self._round, self._model = wave, work, wave.id.round, wave.head.model
+        self._wave, self._work, self._round, self._model = wave, work, wave.id.round, wave.model
         holdings, sources, bundle = self._host.forest.holdings, (wave.source, self.spec.home.id), self.spec.bundle
 
         def have_model(at: int) -> None:
@@ -84,10 +84,10 @@ class Worker:
 
         def start(at: int) -> None:
             still = self._wave is not None and not self._job and self._kept is None
-            if still and (self._work, self._round, self._model) == (work, wave.id.round, wave.head.model):
+            if still and (self._work, self._round, self._model) == (work, wave.id.round, wave.model):
                 self._start(work, at)
 
-        holdings.ensure(wave.head.model, limit(self.spec.initial), sources, have_model, now)
+        holdings.ensure(wave.model, limit(self.spec.initial), sources, have_model, now)
 
     def _start(self, work: Work, now: int) -> None:
         wave, spec = self._wave, self.spec

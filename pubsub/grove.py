@@ -322,7 +322,8 @@ class Grove:
             return
         if self.finished:
             return
-        if self._hold(message.head.model, self.genesis.limit, peer, now):
+        model = message.model if message.model.size else message.head.model
+        if self._hold(model, self.genesis.limit, peer, now):
             self._hold(self.genesis.bundle, self.genesis.bundle.size, peer, now)
             self.waves.on_open(peer, message, now)
 

@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from protocol.messages import Contact, Digest, Id, Message, Natural, Value, register
+from protocol.messages import EMPTY, Contact, Digest, Id, Message, Natural, Value, register
 from protocol.signing import Seal
 
 from .heads import Head, Members, Metrics, Order, Warrant
@@ -135,13 +135,15 @@ class WaveOpen(Message):
     app: Id
     wave: WaveId
     head: Head
-    """The last committed head: its model is what this wave works on."""
+    """The last committed head: its model is what this wave works on, unless ``model`` names another."""
     remaining: int
     """ns until the sender wants the answer; 0 when there is no history yet and quorum decides."""
     closed: Members = ()
     """Those whose contribution to this round the root already holds, from earlier waves."""
     order: Annotated[bytes, msgspec.Meta(max_length=8192)] = b""
     """What the role machines are to do (``fl.messages.Order``); opaque to the tree."""
+    model: Value = EMPTY
+    """Of an earlier round, when that is what this wave works on: the head itself is sealed, and stays as it is."""
 
 
 @register(55, 960 * 1024)

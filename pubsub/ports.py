@@ -53,6 +53,13 @@ class OpenWave(msgspec.Struct, frozen=True, gc=False):
     """Who sent it, and from whom the model can be fetched."""
     may_contribute: bool
     """False for a node that cannot know whether an earlier life of it already handed in its part."""
+    earlier: Value = EMPTY
+    """The model of an earlier round, when it is not the head's that is worked on."""
+
+    @property
+    def model(self) -> Value:
+        """What this wave works on."""
+        return self.earlier if self.earlier.size else self.head.model
 
 
 class HandedIn(NamedTuple):

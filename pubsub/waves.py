@@ -33,6 +33,7 @@ import msgspec
 from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.ids import NodeId
+from protocol.messages import EMPTY, Value
 from protocol.signing import Sealer
 
 from . import claims
@@ -104,11 +105,20 @@ class Waves:
     # ---- opening ----------------------------------------------------------------------------------------------------
 
     def open(
-        self, wave: WaveId, head: Head, order: bytes, closed: tuple[NodeId, ...], remaining: int, now: int
+        self,
+        wave: WaveId,
+        head: Head,
+        order: bytes,
+        closed: tuple[NodeId, ...],
+        remaining: int,
+        now: int,
+        *,
+        earlier: Value = EMPTY,
     ) -> None:
-        """At the root: start a wave that should be over in ``remaining`` ns (0: no history)."""
+        """At the root: start a wave that should be over in ``remaining`` ns (0: no history), on the model of ``head``
+        or, where one is given, on that of an ``earlier`` round."""
         assert self._tree.is_root and wave > self.current
-        self._begin(WaveOpen(self._tree.app, wave, head, remaining, closed, order), self._tree.me.id, now)
+        self._begin(WaveOpen(self._tree.app, wave, head, remaining, closed, order, earlier), self._tree.me.id, now)
 
     def on_open(self, peer: NodeId, message: WaveOpen, now: int) -> None:
         """From the parent."""
@@ -136,7 +146,7 @@ class Waves:
         may, self.amnesia = not self.amnesia, False
         self._set_deadline(now + message.remaining if message.remaining else 0)
         self._open = OpenWave(
-            message.wave, message.head, message.order, message.closed, now, self._deadline, source, may
+            message.wave, message.head, message.order, message.closed, now, self._deadline, source, may, message.model
         )
         self._expected = dict.fromkeys(self._tree.children, False)
         self._lags = {child: lag for child, lag in self._lags.items() if child in self._expected}
@@ -148,7 +158,8 @@ class Waves:
     def _forward(self, child: NodeId, now: int) -> None:
         wave = self._open
         assert wave is not None
-        message = WaveOpen(self._tree.app, wave.id, wave.head, self._remaining(child, now), wave.closed, wave.order)
+        remaining = self._remaining(child, now)
+        message = WaveOpen(self._tree.app, wave.id, wave.head, remaining, wave.closed, wave.order, wave.earlier)
         self._out.send(child, message)
 
     def _remaining(self, child: NodeId, now: int) -> int:

@@ -13,7 +13,7 @@ from fl.tasks import Task
 from protocol.effects import CancelCompute, CancelTimer, Compute, Effect, Emit, Outbox, Pin, SetTimer, StartTransfer
 from protocol.events import ComputeDone
 from protocol.ids import AppId, NodeId, ring_id
-from protocol.messages import Contact, Message, Value
+from protocol.messages import EMPTY, Contact, Message, Value
 from pubsub.heads import Head
 from pubsub.holdings import Holdings
 from pubsub.messages import Partial, WaveId
@@ -40,11 +40,21 @@ class FakeWaves:
         self._forest = forest
 
     def open(
-        self, wave: WaveId, head: Head, order: bytes, closed: tuple[NodeId, ...], remaining: int, now: int
+        self,
+        wave: WaveId,
+        head: Head,
+        order: bytes,
+        closed: tuple[NodeId, ...],
+        remaining: int,
+        now: int,
+        *,
+        earlier: Value,
     ) -> None:
         decoded = decode_order(order)
         assert decoded is not None
+        assert head.statement() is not None, "a head that its voters did not seal is believed by nobody"
         self._forest.opened.append((wave, decoded, closed, remaining))
+        self._forest.earlier = earlier
 
 
 class Named:
@@ -107,6 +117,8 @@ class FakeForest:
     def __init__(self, out: Outbox) -> None:
         self.holdings = Holdings(out)
         self.opened: list[tuple[WaveId, Order, tuple[NodeId, ...], int]] = []
+        self.earlier: Value = EMPTY
+        """The model of an earlier round that the last wave works on, if any."""
         self.proposed: list[Head] = []
         self.contributed: list[tuple[WaveId, Partial | None]] = []
         self.handed_in: list[Partial | None] = []

@@ -320,6 +320,7 @@ def test_a_run_that_is_stopped_ends_with_its_best_model() -> None:
     close(stage, msgspec.structs.replace(measured(0.6), value=EMPTY))
     wave, order, closed_, _ = stage.forest.opened[-1]
     assert (wave.wave, order.work, closed_) == (1, Work.EVALUATE, ()), "the best one is measured, by everybody"
+    assert stage.forest.earlier == Value(1, b"\x01")
     close(stage, msgspec.structs.replace(measured(0.9), value=EMPTY))
     head = stage.forest.proposed[-1]
     assert (head.finished, head.model) == (True, Value(1, b"\x01"))

@@ -408,3 +408,17 @@ def test_merge_is_associative_and_commutative(parts: list[Partial]) -> None:
         left = join([join(order[:2], EMPTY), order[2]], EMPTY)
         right = join([order[0], join(order[1:], EMPTY)], EMPTY)
         assert left == right == whole == join(order, EMPTY)
+
+
+def test_a_wave_may_work_on_the_model_of_an_earlier_round_under_a_head_that_stays_proven() -> None:
+    net = slow(Net(8, rounds=10**4), 2 * SECOND)
+    net.start()
+    net.run_until(lambda: net.round() == 2)
+    root = net.root
+    earlier, head, current = Value(3, b"old"), root.grove().head, root.grove().waves.current
+    wave = WaveId(current.epoch, current.round, current.wave + 1)
+    root.do(lambda now: root.grove().waves.open(wave, head.lean(), b"", (), 0, now, earlier=earlier))
+    net.run(500 * MS)
+    others = [host for host in net.hosts.values() if host is not root]
+    assert [host.grove().waves.open_wave.model for host in others] == [earlier] * 7
+    assert not [host.penalties for host in net.hosts.values() if host.penalties]
