@@ -21,7 +21,7 @@ from protocol.signing import Signer, Verifier
 from pubsub.forest import Forest
 from pubsub.heads import Head
 from pubsub.messages import WaveId
-from pubsub.ports import Genesis, HandedIn, OpenWave
+from pubsub.ports import Gathering, Genesis, HandedIn, OpenWave
 
 from .aggregator import Combined, combine
 from .bests import Bests
@@ -240,7 +240,8 @@ class Applications:
         if app.coordinator is not None and head.epoch == self.forest.groves[app_id].proposer.epoch:
             app.coordinator.committed(head, now)
         if head.finished:
-            self.end(app_id, "finished", f"after round {head.round}", now)
+            unmeasured = "" if head.contributors else "; nobody has evaluated its model"
+            self.end(app_id, "finished", f"after round {head.round}{unmeasured}", now)
 
     def rooted(self, app_id: AppId, head: Head, now: int) -> None:
         app = self.apps.get(app_id)
@@ -325,9 +326,14 @@ class Applications:
         remaining: int,
         now: int,
         earlier: Value,
+        gathering: Gathering | None = None,
     ) -> None:
         grove = self.forest.groves[app_id]
-        grove.waves.open(wave, head.lean(), order, closed, remaining, now, earlier=earlier)
+        grove.waves.open(wave, head.lean(), order, closed, remaining, now, gathering, earlier=earlier)
+
+    def took(self, app_id: AppId) -> int:
+        """How long the last wave took, ns (``Waves.took``)."""
+        return self.forest.groves[app_id].waves.took
 
     def propose(self, head: Head, now: int) -> None:
         self.forest.groves[head.app].propose(head, now)

@@ -15,15 +15,30 @@ class RoundConfig:
     max_waves: int = 3
     """Waves of one round that are opened for the sake of missing members (DESIGN section 7)."""
 
-    patience: float = 1.5
-    """The deadline of a wave is this multiple of the slowest of the last complete waves, plus ``slack``."""
+    patience: float = 2.0
+    """The deadline of a wave is this multiple of what half of the contributors needed in the slowest of the last
+    rounds, plus ``slack``: one straggler does not move it."""
 
     slack: int = 2 * SECOND
     """Added to the deadline: above the time in which a silent death is noticed there is no hurry, and a node whose
     parent died needs it to join again."""
 
     history: int = 5
-    """Waves, complete or missed by most, that the deadline looks back on."""
+    """Rounds that the deadline looks back on."""
+
+    reunion: float = 0.9
+    """A new root waits for this share of those whom the last head names and who are not known to be dead."""
+
+    calm: int = 1600 * MS
+    """When nobody came for so long, a new root waits for nobody else: twice the time after which a member that seeks a
+    place asks again (``TreeConfig.join_retry``)."""
+
+    gather: int = 10 * SECOND
+    """How long a new root waits, at most, for those whom it does not know to be there yet: above the longest pause of
+    a member that found no place (``TreeConfig.join_backoff``)."""
+
+    evaluations: int = 5
+    """Times that an evaluation is asked for again when nobody gave one; then the run ends without."""
 
     describe: int = 60 * SECOND
     """How long the wave before the first round waits for those who have not answered.  A worker's first answer includes

@@ -3,15 +3,18 @@
 A round is: open a wave on the last model; take what it brings; open up to two more for those who were missing (re-hung,
 restarted, lost on the way); merge everything, take the step, and ask the voters to hold the result.  Only what a
 majority of them holds has happened.  A coordinator that is fenced half-way forgets everything: its successor has the
-same head and the workers still have their contributions.
+same head and the workers still have their contributions.  In the first round of its reign it waits for about as many
+as that head names: who lost the last root is neither there nor missed until it has found the new one.
 
 Before the first round a wave asks for a description of the data, again and again until enough workers have answered.
-After the last one a wave evaluates the final model, and its metrics are committed with the finished head.  When the
+After the last one a wave evaluates the final model, and its metrics are committed with the finished head; when nobody
+answers, it is asked again a few times, and then the run ends and says that nobody has measured its model.  When the
 application has a rule to stop by and an earlier model was better, that one is evaluated too, and the run ends with it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,7 +25,7 @@ from protocol.ids import NodeId
 from protocol.messages import EMPTY, Value
 from pubsub.heads import MAX_METRICS, Head
 from pubsub.messages import Partial, WaveId
-from pubsub.ports import HandedIn
+from pubsub.ports import Gathering, HandedIn
 
 from . import stopping
 from .aggregator import Combined, combine
@@ -36,12 +39,17 @@ if TYPE_CHECKING:
     from .applications import Applications
 
 
+_NOBODY = Partial(0.0, EMPTY, ())
+"""What nobody has contributed."""
+_UNMEASURED = "nobody has evaluated the last model yet"
+
+
 class Coordinator:
     """The root's state for one application, from the moment it is root until it is not."""
 
     __slots__ = (
-        "_asked_again", "_ending", "_head", "_history", "_host", "_opened", "_parts", "_retries", "_wave", "_work",
-        "described", "spec",
+        "_asked_again", "_ending", "_fresh", "_head", "_history", "_host", "_opened", "_parts", "_retries", "_wave",
+        "_work", "described", "spec",
     )  # fmt: skip
 
     def __init__(self, spec: AppSpec, head: Head, host: Applications) -> None:
@@ -50,11 +58,14 @@ class Coordinator:
         self._wave = WaveId(head.epoch, head.round, -1)
         self._parts: list[HandedIn] = []
         self._opened = 0
+        self._fresh = True
+        """Nothing was committed in this reign yet."""
         self._asked_again = False
         """A wave of this round was opened for those whose contributions could not be used."""
         self._retries = 0
         """Times that this round was opened again for want of contributions."""
         self._history: deque[int] = deque(maxlen=host.config.history)
+        """What half of the contributors needed in each of the last rounds, ns."""
         self._ending: tuple[int, Value] | None = None
         """The best model and the round that made it, when it is not the last: the run ends with that."""
         self.described: dict[str, float] = {}
@@ -82,8 +93,9 @@ class Coordinator:
         if number == 0:
             self._host.status(self.spec.id, "running", "", now)
         self._host.open_wave(
-            self.spec.id, self._wave, self._head, order, self._contributors(), self._remaining(), now, self._earlier
-        )
+            self.spec.id, self._wave, self._head, order, self._contributors(), self._remaining(), now, self._earlier,
+            self._gathering(),
+        )  # fmt: skip
 
     @property
     def _earlier(self) -> Value:
@@ -94,17 +106,37 @@ class Coordinator:
         return tuple(sorted(member for _, part in self._parts for member in part.contributors))
 
     def _remaining(self) -> int:
-        """Time for a wave: from what complete ones took; 0 when there is no history.  The first question, which makes
-        every worker load code and data, may take long: whoever misses it would miss the first rounds too.
-
-        A wave that most of them missed counts as well, since to be complete it would have had to last longer: so a
-        deadline that was learned from a few quick members grows until most keep it.  One straggler is not most."""
+        """Time for a wave: from what others took; 0 when there is no history.  The first question, which makes every
+        worker load code and data, may take long: whoever misses it would miss the first rounds too."""
         config = self._host.config
         if self._work is Work.DESCRIBE:
             return config.describe
-        if not self._history or self._work is not Work.TRAIN:
+        if self._fresh or not self._history or self._work is not Work.TRAIN:
             return 0
         return int(config.patience * max(self._history)) + config.slack
+
+    def _likely(self) -> int:
+        """How many will take part, as far as the last head tells a new root; 0 when it cannot tell."""
+        if not self._fresh or self._work is Work.DESCRIBE:
+            return 0
+        alive = sum(self._host.forest.ring.alive(member) for member in self._head.contributors)
+        return math.ceil(self._host.config.reunion * alive)
+
+    def _gathering(self) -> Gathering | None:
+        least = self._likely() - len(self._contributors())
+        return Gathering(least, self._host.config.calm, self._host.config.gather) if least > 0 else None
+
+    def _note_pace(self, wave: WaveId, have: int, absent: int, now: int) -> None:
+        """What others took, for the next rounds.
+
+        A wave that most of them missed counts whole, since it would have had to last longer: so a deadline that was
+        learned from a few quick members grows until most keep it.  One straggler is not most."""
+        if self._work is not Work.TRAIN:
+            return
+        if have < absent:
+            self._history.append(now - self._opened)
+        elif have and wave.wave == 0:
+            self._history.append(self._host.took(self.spec.id))
 
     def closed(self, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
         """All that the wave brought.  Enough?  Then the round is decided; else another wave."""
@@ -112,12 +144,13 @@ class Coordinator:
             return
         self._parts.extend(parts)
         have = len(self._contributors())
-        if self._work is Work.TRAIN and (not absent or have < absent):
-            self._history.append(now - self._opened)
-        enough = have >= self.spec.min_workers
-        if absent and wave.wave + 1 < self._host.config.max_waves and self._work is Work.TRAIN:
+        self._note_pace(wave, have, absent, now)
+        missed = (absent and self._work is Work.TRAIN) or have < self._likely()
+        if missed and wave.wave + 1 < self._host.config.max_waves:
             self._open(wave.wave + 1, now, round_=wave.round)
-        elif self._work is Work.EVALUATE or enough:
+        elif self._work is Work.EVALUATE and not have and self._retries < self._host.config.evaluations:
+            self._wait(_UNMEASURED, now)
+        elif self._work is Work.EVALUATE or have >= self.spec.min_workers:
             self._merge(now)
         else:
             self._wait(f"{have} of {self.spec.min_workers} workers are there", now)
@@ -142,7 +175,7 @@ class Coordinator:
             parts = [part for _, part in self._parts]
             combine(self.spec, parts, self._host.me.id, self._host.jobs, merged, now)
         else:
-            self._merged(Combined(Partial(0.0, EMPTY, ())), now)
+            self._merged(Combined(_NOBODY), now)
 
     def _merged(self, result: Combined, now: int) -> None:
         """The sum is there, perhaps without some: those are asked again once, if the round has a wave left."""
@@ -153,6 +186,8 @@ class Coordinator:
                 self._asked_again = True
                 self._open(self._wave.wave + 1, now, round_=self._wave.round)
                 return
+        if total is None and self._work is Work.EVALUATE and self._retries >= self._host.config.evaluations:
+            total = _NOBODY
         if total is None:
             self._again("no usable contribution", now)
         elif self._work is not Work.EVALUATE and len(total.contributors) < self.spec.min_workers:
@@ -250,6 +285,6 @@ class Coordinator:
 
     def committed(self, head: Head, now: int) -> None:
         """The voters hold it: on to the next round."""
-        self._head = head
+        self._head, self._fresh = head, False
         if not head.finished:
             self.start(now)

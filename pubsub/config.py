@@ -78,6 +78,10 @@ class TreeConfig:
     grace: int = 500 * MS
     """Least time that is granted to stragglers once a quorum of the answers is in and no history sets a deadline."""
 
+    last_patience: int = 60 * SECOND
+    """Least time that is granted to the others once half of the answers, but no quorum, is in and no history sets a
+    deadline.  Above what a worker that has not trained before may need longer than others, to import and to load."""
+
     hop_margin: int = 30 * MS
     """What a node keeps of the time that it hands down, beyond what it needs itself to merge: for the way to a near
     child and back.  Children that are further away teach it by being late."""

@@ -70,6 +70,17 @@ class HandedIn(NamedTuple):
     partial: Partial
 
 
+class Gathering(NamedTuple):
+    """What the first waves of a reign wait for.  Times in ns."""
+
+    least: int
+    """Contributors that are likely to come: with so many nothing is waited for."""
+    calm: int
+    """When all have answered, and nobody else came for so long, there is nobody else."""
+    limit: int
+    """How long, at most, nobody but newcomers is waited for."""
+
+
 class Overlay(Protocol):
     """The ring, as far as the forest uses it."""
 

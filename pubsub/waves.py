@@ -16,8 +16,7 @@ missing when the root closes the wave is named in no partial and takes part in t
 Deadlines nest.  What travels down is remaining time; each node subtracts what it needs itself to merge and forward
 (a running mean of its own measurements) and what the way to that child takes, which it learns when an answer comes too
 late: what was cut off at the child's deadline and lost at its parent's would be a whole subtree.  Before there is
-history there is no deadline, and quorum decides: when that share of the answers is in, the stragglers get as long again
-as it took so far, and are told how long that is.
+history there is no deadline, and the answers that are in decide how long the others are waited for (``pacing``).
 
 Answers may be lost.  A parent says with each beat whether it still waits for the child; a child that handed in then
 answers that it has nothing, since what it sent may be under way by another path, and one that cannot work because it
@@ -41,8 +40,9 @@ from .config import SECOND, TreeConfig
 from .heads import MAX_MEMBERS, Head
 from .holdings import Holdings
 from .messages import MAX_CLAIMS, NO_WAVE, Claim, Partial, WaveId, WaveOpen, WaveUp
+from .pacing import Pacing, Step
 from .partials import flaw
-from .ports import HandedIn, OpenWave, Roles
+from .ports import Gathering, HandedIn, OpenWave, Roles
 from .tree import Tree
 
 _WAITING = object()
@@ -56,8 +56,8 @@ class Waves:
 
     __slots__ = (
         "_arriving", "_claims", "_complete_at", "_config", "_count", "_deadline", "_expected", "_holdings", "_lags",
-        "_limit", "_margin", "_missing", "_open", "_out", "_own", "_parts", "_quorum", "_ready", "_roles", "_sealer",
-        "_tree", "amnesia", "collected", "current", "sent",
+        "_limit", "_margin", "_missing", "_open", "_out", "_own", "_pacing", "_parts", "_ready", "_roles", "_sealer",
+        "_since", "_tree", "amnesia", "collected", "current", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -75,7 +75,7 @@ class Waves:
     ) -> None:
         """``limit``: bytes that the value of a partial may have."""
         self._sealer, self._limit = sealer, limit
-        self._tree, self._quorum, self._config = tree, quorum, config
+        self._tree, self._config, self._pacing = tree, config, Pacing(config, quorum)
         self._roles, self._out, self._holdings, self._count = roles, out, holdings, count
         self.current = NO_WAVE
         self.sent: WaveId | None = None
@@ -86,6 +86,9 @@ class Waves:
         """An earlier life of this node may have taken part in waves that it does not remember."""
         self._open: OpenWave | None = None
         self._deadline = 0
+        """Said from above, or to those below; 0: not yet."""
+        self._since = 0
+        """When the first wave of the present round opened here, under whatever root."""
         self._expected: dict[NodeId, bool] = {}
         self._arriving: dict[NodeId, bool] = {}
         """Children whose answer is here and whose value is on its way."""
@@ -112,13 +115,15 @@ class Waves:
         closed: tuple[NodeId, ...],
         remaining: int,
         now: int,
+        gathering: Gathering | None = None,
         *,
         earlier: Value = EMPTY,
     ) -> None:
         """At the root: start a wave that should be over in ``remaining`` ns (0: no history), on the model of ``head``
         or, where one is given, on that of an ``earlier`` round."""
         assert self._tree.is_root and wave > self.current
-        self._begin(WaveOpen(self._tree.app, wave, head, remaining, closed, order, earlier), self._tree.me.id, now)
+        message = WaveOpen(self._tree.app, wave, head, remaining, closed, order, earlier)
+        self._begin(message, self._tree.me.id, now, gathering)
 
     def on_open(self, peer: NodeId, message: WaveOpen, now: int) -> None:
         """From the parent."""
@@ -139,7 +144,9 @@ class Waves:
             self._open = msgspec.structs.replace(self._open, source=parent)
             self._roles.wave_opened(self._tree.app, self._open, now)
 
-    def _begin(self, message: WaveOpen, source: NodeId, now: int) -> None:
+    def _begin(self, message: WaveOpen, source: NodeId, now: int, gathering: Gathering | None = None) -> None:
+        self._since = self._since if message.wave.round == self.current.round else now
+        self._pacing.begin(now, self._since, gathering)
         self.current, self.collected, self._ready = message.wave, False, None
         self._parts, self._arriving, self._claims = {}, {}, {}
         self._own = _WAITING
@@ -187,6 +194,7 @@ class Waves:
         if not self.collected:
             if handed_in != self.current:
                 self._expected.setdefault(child, False)
+                self._progress(now)
             elif self._expected.get(child) is False and child not in self._arriving:
                 self.child_lost(child, now)
         self._forward(child, now)
@@ -198,6 +206,7 @@ class Waves:
         if wave != self.current or self.collected or self._own is not _WAITING:
             return False
         self._own = partial
+        self._pacing.arrived(self._contributors, now)
         self._progress(now)
         return True
 
@@ -263,6 +272,7 @@ class Waves:
         self._was_in_time(peer, now)
         if partial is not None:
             self._parts[peer] = partial
+            self._pacing.arrived(self._contributors, now)
         self._missing = min(self._missing + absent, MAX_MEMBERS)
         self._progress(now)
 
@@ -306,17 +316,28 @@ class Waves:
     # ---- closing ----------------------------------------------------------------------------------------------------
 
     def _progress(self, now: int) -> None:
-        """Close when everyone has answered; grant a grace period when a quorum has."""
-        if self._own is not _WAITING and all(self._expected.values()):
+        """Close when nobody else is waited for; otherwise see how long those who are missing may take."""
+        whole = self._own is not _WAITING and all(self._expected.values())
+        if self._deadline and not whole:
+            self._arm(self._deadline)
+            return
+        here = sum(self._expected.values()) + (self._own is not _WAITING)
+        step, at = self._pacing.next(here, len(self._expected) + 1, self._contributors, now)
+        if step is Step.CLOSE:
             self._close(now)
-            return
-        if self._deadline or not self._expected:
-            return
-        answered = sum(self._expected.values()) + (self._own is not _WAITING)
-        if answered >= self._quorum * (len(self._expected) + 1):
-            assert self._open is not None
-            elapsed = now - self._open.opened
-            self._hurry(now + max(elapsed, self._config.grace), now)
+        elif step is Step.HURRY:
+            self._hurry(at, now)
+        else:
+            self._arm(min(at, self._deadline) if at and self._deadline else at)
+
+    @property
+    def _contributors(self) -> int:
+        return len(self._claims) + isinstance(self._own, Partial)
+
+    @property
+    def took(self) -> int:
+        """How long the last wave took until half of its contributors were in, ns."""
+        return self._pacing.took
 
     def on_hurry(self, remaining: int, now: int) -> None:
         """The parent got its quorum and will not wait longer than ``remaining`` ns."""
@@ -330,6 +351,9 @@ class Waves:
 
     def _set_deadline(self, at: int) -> None:
         self._deadline = at
+        self._arm(at)
+
+    def _arm(self, at: int) -> None:
         timer = ("tree.wave", self._tree.app)
         if at:
             self._out.set_timer(timer, at)
@@ -337,9 +361,17 @@ class Waves:
             self._out.cancel_timer(timer)
 
     def on_deadline(self, now: int) -> None:
-        if self._open is not None and not self.collected:
+        """Time is up for those who are missing; they are told so, unless they know.  When all have answered that are
+        here, nobody else came."""
+        if self._open is None or self.collected:
+            return
+        missing = len(self.awaited) + (self._own is _WAITING) + len(self._arriving)
+        if missing and not self._deadline:
+            self._hurry(now + self._config.grace, now)
+            return
+        if missing:
             self._count("deadlines_missed")
-            self._close(now)
+        self._close(now)
 
     def _close(self, now: int) -> None:
         """Whatever is here now is the answer of this subtree."""

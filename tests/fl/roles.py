@@ -17,7 +17,7 @@ from protocol.messages import EMPTY, Contact, Message, Value
 from pubsub.heads import Head
 from pubsub.holdings import Holdings
 from pubsub.messages import Partial, WaveId
-from pubsub.ports import Genesis, OpenWave
+from pubsub.ports import Gathering, Genesis, OpenWave
 
 SECOND = 1_000_000_000
 OWNER = b"owner's public key"
@@ -39,6 +39,9 @@ class FakeWaves:
     def __init__(self, forest: FakeForest) -> None:
         self._forest = forest
 
+    took = 0
+    """What the last wave took until half of its contributors were in, ns."""
+
     def open(
         self,
         wave: WaveId,
@@ -47,6 +50,7 @@ class FakeWaves:
         closed: tuple[NodeId, ...],
         remaining: int,
         now: int,
+        gathering: Gathering | None = None,
         *,
         earlier: Value,
     ) -> None:
@@ -55,6 +59,7 @@ class FakeWaves:
         assert head.statement() is not None, "a head that its voters did not seal is believed by nobody"
         self._forest.opened.append((wave, decoded, closed, remaining))
         self._forest.earlier = earlier
+        self._forest.gathered.append(gathering)
 
 
 class Named:
@@ -85,9 +90,13 @@ class FakeRing:
 
     def __init__(self) -> None:
         self.routed: list[tuple[bytes, Message]] = []
+        self.dead: set[NodeId] = set()
 
     def route(self, key: bytes, message: Message, now: int) -> None:
         self.routed.append((key, message))
+
+    def alive(self, peer: NodeId) -> bool:
+        return peer not in self.dead
 
 
 class FakeGrove:
@@ -119,6 +128,8 @@ class FakeForest:
         self.opened: list[tuple[WaveId, Order, tuple[NodeId, ...], int]] = []
         self.earlier: Value = EMPTY
         """The model of an earlier round that the last wave works on, if any."""
+        self.gathered: list[Gathering | None] = []
+        """What each wave waits for."""
         self.proposed: list[Head] = []
         self.contributed: list[tuple[WaveId, Partial | None]] = []
         self.handed_in: list[Partial | None] = []

@@ -210,23 +210,32 @@ def test_a_successor_goes_on_from_the_same_head() -> None:
 # ---- deadlines -----------------------------------------------------------------------------------------------------
 
 
-def test_without_history_quorum_decides_and_then_the_slowest_of_the_last_waves() -> None:
+def pace(stage: Stage, took: int) -> None:
+    """Half of the contributors of the next wave need ``took`` ns."""
+    stage.forest.groves[stage.app].waves.took = took
+
+
+def test_without_history_quorum_decides_and_then_what_half_of_the_contributors_needed() -> None:
     stage = reigning(rounds=50)
     assert stage.forest.opened[-1][3] == 0
     for took in (4, 2, 2, 2, 2, 2):
-        round_over(stage, A, after=took * SECOND)
-    assert stage.forest.opened[-6][3] == 8 * SECOND
-    assert stage.forest.opened[-1][3] == 5 * SECOND
+        pace(stage, took * SECOND)
+        round_over(stage, A, after=100 * SECOND)
+    assert stage.forest.opened[-6][3] == 10 * SECOND
+    assert stage.forest.opened[-1][3] == 6 * SECOND
 
 
-def test_a_wave_with_absentees_teaches_nothing() -> None:
-    stage = reigning()
-    close(stage, A, absent=1, after=100 * SECOND)
-    assert stage.forest.opened[-1][3] == 0
+def test_one_straggler_does_not_set_the_pace_and_who_is_absent_does_not_keep_a_wave_from_teaching() -> None:
+    stage = reigning(rounds=50)
+    pace(stage, 2 * SECOND)
+    close(stage, A, B, absent=1, after=100 * SECOND)
+    round_over(stage, C, after=100 * SECOND)
+    assert stage.forest.opened[-1][3] == 6 * SECOND
 
 
 def test_a_deadline_that_most_miss_grows_until_they_keep_it() -> None:
     stage = reigning(rounds=50)
+    pace(stage, SECOND // 10)
     round_over(stage, A, after=SECOND // 10)
     quick = stage.forest.opened[-1][3]
     close(stage, A, absent=3, after=quick)
@@ -235,11 +244,53 @@ def test_a_deadline_that_most_miss_grows_until_they_keep_it() -> None:
 
 def test_one_straggler_does_not_make_the_others_wait() -> None:
     stage = reigning(rounds=50)
+    pace(stage, SECOND)
     round_over(stage, A, B, after=SECOND)
     before = stage.forest.opened[-1][3]
     close(stage, A, absent=1, after=before)
     close(stage, absent=1, after=before)
     assert stage.forest.opened[-1][3] == before
+
+
+# ---- the first round of a reign ------------------------------------------------------------------------------------
+
+
+def succeeding(*, dead: int = 0) -> Stage:
+    """This node has just become root; eight contributed to the last head, of whom ``dead`` are known to be dead."""
+    stage = Stage(rounds=9).learned(bound=False)
+    stage.forest.ring.dead = {peer.id for peer in PEERS[:dead]}
+    stage.forest.groves[stage.app].epoch = 2
+    members = tuple(sorted(peer.id for peer in PEERS))
+    stage.roles.rooted(stage.app, msgspec.structs.replace(stage.head(2, 3), contributors=members), 0)
+    return stage
+
+
+def least(stage: Stage) -> int:
+    gathering = stage.forest.gathered[-1]
+    return 0 if gathering is None else gathering.least
+
+
+def test_a_new_root_waits_for_about_as_many_as_the_last_head_names() -> None:
+    assert least(succeeding()) == 8
+    assert least(succeeding(dead=4)) == 4
+    assert least(reigning()) == 0
+
+
+def test_who_attaches_late_is_fetched_by_further_waves_though_nobody_is_missed() -> None:
+    stage = succeeding()
+    close(stage, A)
+    assert opened(stage)[-1] == (WaveId(2, 4, 1), Work.TRAIN)
+    assert least(stage) == 7
+    close(stage, B)
+    close(stage, C)
+    assert len(opened(stage)) == 3
+    assert isinstance(stage.tasks[-1], Merge)
+
+
+def test_only_the_first_round_of_a_reign_gathers() -> None:
+    stage = succeeding(dead=7)
+    round_over(stage, A)
+    assert least(stage) == 0
 
 
 # ---- the end -------------------------------------------------------------------------------------------------------
@@ -260,10 +311,26 @@ def test_after_the_last_round_the_final_model_is_evaluated() -> None:
     assert head.metrics == {"accuracy": 0.9, "accuracy.n": 1.0}
 
 
-def test_an_end_that_nobody_evaluates_is_an_end() -> None:
+def test_an_evaluation_by_nobody_is_repeated_and_at_last_is_an_end_that_says_so() -> None:
     stage = last_round(reigning(2))
+    for _ in range(5):
+        close(stage)
+        assert not stage.forest.proposed[-1].finished
+        assert stage.said(StatusChanged)[-1].status == "waiting"
+        stage.tick()
+        assert opened(stage)[-1][1] is Work.EVALUATE
     close(stage)
     assert stage.forest.proposed[-1].finished
+    commit(stage)
+    assert "nobody has evaluated" in stage.said(StatusChanged)[-1].detail
+
+
+def test_an_evaluation_that_is_answered_late_is_an_evaluation() -> None:
+    stage = last_round(reigning(2))
+    close(stage)
+    stage.tick()
+    close(stage, Partial(1.0, EMPTY, A.contributors, {"accuracy": 0.9, "accuracy.n": 1.0}))
+    assert stage.forest.proposed[-1].metrics == {"accuracy": 0.9, "accuracy.n": 1.0}
 
 
 def test_without_evaluation_the_last_round_is_the_end() -> None:
