@@ -97,7 +97,7 @@ class Forest:
         self.voters: dict[AppId, Voter] = {}
         self.counters: dict[str, int] = {}
         self._marks = {key: True for key in restored if key.startswith("member/")}
-        """Memberships of earlier lives."""
+        """Memberships that are written down, in this life or an earlier one."""
         for key, value in restored.items():
             if key.startswith("voter/"):
                 self._voter(bytes.fromhex(key.removeprefix("voter/"))).restore(value)
@@ -167,7 +167,9 @@ class Forest:
     def forget(self, app: AppId) -> None:
         """The last trace of a finished application, but for the vote, which keeps the final head."""
         if self.groves.pop(app, None) is not None:
-            self.out.store("member/" + app.hex(), None)
+            mark = "member/" + app.hex()
+            self._marks.pop(mark, None)
+            self.out.store(mark, None)
             self.roles.forgotten(app)
 
     def grove(self, app: AppId, now: int) -> Grove | None:
@@ -181,12 +183,15 @@ class Forest:
         return grove
 
     def join(self, app: AppId, now: int) -> None:
-        """Become a member.  A durable mark says so, that a later life of this node may know it."""
+        """Become a member.  A durable mark says so, that a later life of this node may know it: also when the node has
+        been in the tree before, as a root without data, of which nothing needed to be remembered."""
         grove = self.grove(app, now)
         if grove is None:
             return
         mark = "member/" + app.hex()
-        if mark not in self._marks and not grove.tree.wanted:
+        if mark not in self._marks:
+            self._marks[mark] = True
+            grove.unmarked()
             self.out.store(mark, b"1")
         grove.join(now)
 

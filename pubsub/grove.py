@@ -201,6 +201,10 @@ class Grove:
         """The durable mark of membership was made in this life: no earlier one took part in anything."""
         self.waves.amnesia = False
 
+    def unmarked(self) -> None:
+        """Nothing durable says yet that this node takes part: until something does, it sits the next wave out."""
+        self.waves.amnesia = True
+
     def takes(self, message: TreeJoin) -> bool:
         """Does this node answer a join that passes by?"""
         return self.tree.attached and message.joiner.id not in self.tree.my_path
