@@ -35,6 +35,7 @@ from .notices import (
     Concluded,
     DataDescribed,
     Declined,
+    Deposited,
     RoleChanged,
     RoundCommitted,
     StatusChanged,
@@ -292,6 +293,9 @@ class Applications:
         self.willingness.forget(app_id)
         self.bests.forget(app_id)
         self.troubles.forget(app_id)
+
+    def deposited(self, app_id: AppId, held: tuple[NodeId, ...], coming: tuple[NodeId, ...], now: int) -> None:
+        self.out.emit(Deposited(app_id, held, coming))
 
     def voters_changed(self, head: Head, now: int) -> None:
         """Said outside the tree too: a rendezvous of later days may never have been a member."""

@@ -52,6 +52,15 @@ class StatusChanged(Notice):
     detail: str = ""
 
 
+class Deposited(Notice):
+    """Answer to ``Confirm``, after each word of a voter: ``held`` hold the descriptor, the code and the first model of
+    ``app`` durably; ``coming`` are fetching them."""
+
+    app: AppId
+    held: tuple[NodeId, ...]
+    coming: tuple[NodeId, ...]
+
+
 class WaveStarted(Notice):
     app: AppId
     wave: WaveId
@@ -173,6 +182,12 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
     """Put a signed record into the fabric."""
 
     record: Record
+
+
+class Confirm(msgspec.Struct, frozen=True, gc=False):
+    """Ask the voters of ``app`` whether they hold what its descriptor names; ``Deposited`` answers."""
+
+    app: AppId
 
 
 class Follow(msgspec.Struct, frozen=True, gc=False):

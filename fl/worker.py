@@ -77,7 +77,8 @@ class Worker:
     def _begin(self, wave: OpenWave, work: Work, now: int) -> None:
         self.drop()
         self._wave, self._work, self._round, self._model = wave, work, wave.id.round, wave.model
-        holdings, sources, bundle = self._host.forest.holdings, (wave.source, self.spec.home.id), self.spec.bundle
+        forest, bundle = self._host.forest, self.spec.bundle
+        holdings, sources = forest.holdings, forest.sources(self.spec.id, wave.source)
 
         def have_model(at: int) -> None:
             holdings.ensure(bundle, bundle.size, sources, start, at)

@@ -29,6 +29,7 @@ from fl.config import RoundConfig
 from fl.notices import (
     Bind,
     ClockChanged,
+    Confirm,
     FindVoters,
     Follow,
     Leave,
@@ -326,6 +327,7 @@ class NodeCore:
         Leave: _leave,
         FindVoters: lambda core, request, now: core.ring.find_replicas(request.token, request.app, request.count, now),
         Publish: _publish,
+        Confirm: lambda core, request, now: core.forest.confirm(request.app, now),
         Follow: lambda core, request, now: core.apps.follow(request.app, now),
         Bind: lambda core, request, now: core.apps.bind(request.names, request.workers, now),
         Recover: lambda core, request, now: core.apps.recover(request.app, request.voters, now),

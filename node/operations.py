@@ -16,11 +16,11 @@ from dht import records
 from dht.messages import Record
 from dht.records import Kind
 from fl import aggregate, codec, validation
-from fl.notices import FindVoters, Follow, Publish, Recover, ReplicasFound
+from fl.notices import Confirm, Deposited, FindVoters, Follow, Publish, Recover, ReplicasFound, StatusChanged
 from fl.records import decode_spec
 from fl.spec import AppSpec
 from protocol.errors import AggregationError, MyceliaError, TransportError, UsageError
-from protocol.ids import AppId, NodeId
+from protocol.ids import AppId, NodeId, short
 from protocol.messages import INLINE_LIMIT, Contact, Value
 
 from .assembly import Node, unix_time
@@ -41,11 +41,14 @@ from .service import (
     PeerInfo,
     TrustInfo,
 )
+from .subscriptions import Lost
 from .trust import parse_key
 
 PATIENCE_S = 15.0
 """Seconds that a call waits for the fabric.  A look-up takes hops × round trip, well below a second; after a death in
 its way it is repeated once the death is noticed, within 3 s."""
+DEPOSIT_S = 3600.0
+"""Seconds that a submission waits for voters who say that code and model are on their way: 10 GB at 22 Mbit/s."""
 MIN_PREFIX = 4
 """Hex digits by which a node may be named at least."""
 
@@ -269,6 +272,7 @@ class Operations:
         self._node.daemon.command(Publish(descriptor))
         await self._until(lambda: journal.spec(spec.id) is not None, "the descriptor was not accepted")
         self._node.daemon.command(Follow(spec.id))
+        await self._deposited(spec)
         return journal.info(spec.id)
 
     async def _check_time(self, descriptor: Record) -> None:
@@ -289,6 +293,33 @@ class Operations:
                 "by the clock of this node the descriptor is over already, or ends in more than a year",
                 "set the clock of the machine that signs, or of the node, for example with NTP",
             )
+
+    async def _deposited(self, spec: AppSpec) -> None:
+        """Wait until a majority of the voters holds what ``spec`` names, so that this machine may burn.
+
+        As long as voters say that it is on its way, that is waited for.  Raises TransportError.
+        """
+        answers, loop, daemon = Deposited(spec.id, (), ()), asyncio.get_running_loop(), self._node.daemon
+        end = loop.time() + DEPOSIT_S
+        with daemon.subscribe() as notices:
+            daemon.command(Confirm(spec.id))
+            try:
+                async with asyncio.timeout(PATIENCE_S) as limit:
+                    if self._node.journal.info(spec.id).status in OVER:
+                        return
+                    async for notice in notices:
+                        if isinstance(notice, Lost):
+                            daemon.command(Confirm(spec.id))
+                        if isinstance(notice, StatusChanged) and notice.app == spec.id and notice.status in OVER:
+                            return
+                        if isinstance(notice, Deposited) and notice.app == spec.id:
+                            answers = notice
+                            if 2 * len(answers.held) > len(spec.voters):
+                                return
+                            limit.reschedule(min(loop.time() + PATIENCE_S, end))
+            except TimeoutError:
+                raise TransportError(*_homeless(spec, answers)) from None
+        raise TransportError("the daemon is ending")
 
     async def follow(self, app: str, after: int = 0) -> AsyncIterator[AppEvent]:
         async for event in self._node.journal.follow(self._node.journal.resolve(app), after):
@@ -372,6 +403,19 @@ class Operations:
 def _lacks_its_end(run: AppInfo) -> bool:
     """Has it finished, without this node having its last round?"""
     return run.status == "finished" and not run.complete
+
+
+def _homeless(spec: AppSpec, answers: Deposited) -> tuple[str, str]:
+    """What a submission says that no majority of the voters holds, and what can be done."""
+    fetching = [voter.id for voter in spec.voters if voter.id in answers.coming]
+    silent = [voter.id for voter in spec.voters if voter.id not in (*answers.held, *answers.coming)]
+    groups = (("no answer from", silent), ("still on its way to", fetching))
+    why = "; ".join(f"{what} {', '.join(short(node) for node in nodes)}" for what, nodes in groups if nodes)
+    what = f"{len(answers.held)} of its {len(spec.voters)} voters hold its code and first model"
+    return (
+        f"{spec.name} ({short(spec.id)}) is submitted, but only {what}: {why}",
+        f"keep this node running until more of them do, or end it: mycelia stop {short(spec.id)}",
+    )
 
 
 @asynccontextmanager

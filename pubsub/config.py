@@ -86,5 +86,9 @@ class TreeConfig:
     """What a node keeps of the time that it hands down, beyond what it needs itself to merge: for the way to a near
     child and back.  Children that are further away teach it by being late."""
 
+    deposit_limit: int = 60 * SECOND
+    """Upper bound of the doubling pause after which a voter tries again to fetch code or a first model that nobody
+    could give it."""
+
     linger: int = 20 * SECOND
     """How long a member of a finished application stays, so that the news reaches its whole subtree."""

@@ -26,6 +26,7 @@ from protocol.signing import Sealer
 from protocol.streams import Stream
 
 from .config import TreeConfig
+from .deposits import Deposits
 from .grove import Grove
 from .heads import Head
 from .holdings import Holdings
@@ -35,6 +36,8 @@ from .messages import (
     Committed,
     HeadAnswer,
     HeadQuery,
+    Held,
+    Hold,
     Holding,
     Partial,
     Prepare,
@@ -90,6 +93,9 @@ class Forest:
         self.proofs = Proofs(sealer)
         self.known: dict[AppId, Genesis] = {}
         """Applications that are not over."""
+        self.deposits = Deposits(
+            me.id, config, out=out, holdings=self.holdings, roles=roles, genesis=self.known.get, count=self.count
+        )
         self.heads: dict[AppId, Head] = {}
         """What records say of their voters; proven."""
         self._ended: dict[AppId, _Ended] = {}
@@ -101,6 +107,8 @@ class Forest:
         for key, value in restored.items():
             if key.startswith("voter/"):
                 self._voter(bytes.fromhex(key.removeprefix("voter/"))).restore(value)
+            elif key.startswith("kept/"):
+                self.deposits.restore(bytes.fromhex(key.removeprefix("kept/")), value)
 
     # ---- applications -----------------------------------------------------------------------------------------------
 
@@ -112,8 +120,20 @@ class Forest:
             self.count("apps_refused")
             return False
         self.known[genesis.app] = genesis
+        if any(voter.id == self.me.id for voter in genesis.voters):
+            self.deposits.keep(genesis, now)
         self._serve(genesis.app, now)
         return True
+
+    def confirm(self, app: AppId, now: int) -> None:
+        """Find out which voters hold what the descriptor names; ``Roles.deposited`` hears of each answer."""
+        self.grove(app, now)  # voters that never heard of it are shown the descriptor
+        self.deposits.ask(app, now)
+
+    def sources(self, app: AppId, *first: NodeId) -> tuple[NodeId, ...]:
+        """From whom a model or the code of a known application is fetched, best first."""
+        head = self.newest(app)
+        return self.known[app].sources(self.me.id, *first, voters=head.seats if head is not None else ())
 
     def proven(self, head: Head) -> bool | None:
         """Does ``head`` prove that it was committed?  None when the application is not known here: nobody can say."""
@@ -149,6 +169,7 @@ class Forest:
             if len(self._ended) > MAX_APPS:
                 del self._ended[next(iter(self._ended))]
         self.heads.pop(app, None)
+        self.deposits.release(app)
         if app in self.voters:
             self.voters[app].conclude()
         if app in self.groves:
@@ -162,6 +183,7 @@ class Forest:
             return False
         self.known.pop(app, None)
         self.heads.pop(app, None)
+        self.deposits.release(app)
         return True
 
     def forget(self, app: AppId) -> None:
@@ -228,7 +250,9 @@ class Forest:
             return False
         app = timer[1]
         assert isinstance(app, bytes)
-        if app in self.groves:
+        if name in ("tree.deposit", "tree.hold"):
+            self.deposits.on_timer(name, app, now)
+        elif app in self.groves:
             self.groves[app].on_timer(name, now)
         return True
 
@@ -238,6 +262,9 @@ class Forest:
             voter = self.voters.get(bytes.fromhex(app))
             if voter is not None:
                 voter.on_stored()
+            return True
+        if kind == "kept":
+            self.deposits.on_stored(bytes.fromhex(app))
             return True
         if kind == "member":
             grove = self.groves.get(bytes.fromhex(app))
@@ -368,6 +395,8 @@ class Forest:
             self.count("unknown_app")
         elif self.heard_of(message.head, now):
             voter.on_reign(peer, message, now)
+            if self.me.id in message.head.seats:
+                self.deposits.keep(self.known[message.head.app], now, begun=message.head.round > 0)
         else:
             self.out.penalize(peer, Code.UNAUTHORISED, "head that nobody committed")
 
@@ -428,4 +457,6 @@ _HANDLERS: dict[type[Message], _Handler] = {
     Accepted: _to_grove(lambda grove, *event: grove.throne.on_accepted(*event)),
     Holding: _to_grove(lambda grove, *event: grove.throne.on_holding(*event)),
     Reign: Forest.on_reign,
+    Hold: lambda forest, *event: forest.deposits.on_hold(*event),
+    Held: lambda forest, *event: forest.deposits.on_held(*event),
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from protocol.errors import Code
 from protocol.ids import NodeId, closeness
-from protocol.messages import Contact, Value
+from protocol.messages import Contact
 
 from .heads import Head
 from .messages import (
@@ -326,14 +326,17 @@ class Grove:
             return
         if self.finished:
             return
-        model = message.model if message.model.size else message.head.model
-        if self._hold(model, self.genesis.limit, peer, now):
-            self._hold(self.genesis.bundle, self.genesis.bundle.size, peer, now)
+        if self.fetch(message.model if message.model.size else message.head.model, now, peer):
             self.waves.on_open(peer, message, now)
 
-    def _hold(self, value: Value, limit: int, peer: NodeId, now: int) -> bool:
-        """Have it from above, for those below; False when it is too large to be of this application."""
-        return self._forest.holdings.ensure(value, limit, (peer, self.genesis.home.id), lambda at: None, now)
+    def fetch(self, model: Value, now: int, *first: NodeId) -> bool:
+        """Have what the workers below will ask for: the model that they work on, and the code.  False when the model is
+        too large to be of this application."""
+        holdings, genesis = self._forest.holdings, self.genesis
+        sources = genesis.sources(self._forest.me.id, *first, voters=self.base.seats)
+        if not holdings.ensure(model, genesis.limit, sources, lambda at: None, now):
+            return False
+        return holdings.ensure(genesis.bundle, genesis.bundle.size, sources, lambda at: None, now)
 
     def on_up(self, peer: NodeId, message: WaveUp, now: int) -> None:
         """A child's partial, fenced first."""

@@ -263,3 +263,19 @@ class Holding(Message):
 
     app: Id
     order: Order
+
+
+@register(72, 128)
+class Hold(Message):
+    """From a submitter to a voter: do you hold, durably, what the descriptor names?"""
+
+    app: Id
+
+
+@register(73, 128)
+class Held(Message):
+    """A voter's answer.  ``whole``: the descriptor, code and first model are on its disk, durable before it says so;
+    otherwise they are on their way, which counts as life."""
+
+    app: Id
+    whole: bool

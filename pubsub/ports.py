@@ -37,6 +37,12 @@ class Genesis(msgspec.Struct, frozen=True, gc=False):
         """Bytes that a model, a sum of updates or a server's state of this application may have."""
         return sizes.limit(self.initial)
 
+    def sources(self, me: NodeId, *first: NodeId, voters: Sequence[NodeId] = ()) -> tuple[NodeId, ...]:
+        """From whom ``me`` fetches what the descriptor or a head names: ``first``, then home, then the voters of now,
+        then those of the beginning."""
+        every = (*first, self.home.id, *voters, *(voter.id for voter in self.voters))
+        return tuple(dict.fromkeys(node for node in every if node != me)) or (self.home.id,)
+
 
 class OpenWave(msgspec.Struct, frozen=True, gc=False):
     """A wave as a member sees it."""
@@ -133,6 +139,11 @@ class Roles(Protocol):
 
     def forgotten(self, app: AppId) -> None:
         """The application is over and nothing of it is left in the forest."""
+        ...
+
+    def deposited(self, app: AppId, held: tuple[NodeId, ...], coming: tuple[NodeId, ...], now: int) -> None:
+        """A voter has answered the question of ``Forest.confirm``: ``held`` hold code and first model durably, to
+        ``coming`` they are on their way."""
         ...
 
     def voters_changed(self, head: Head, now: int) -> None:

@@ -216,7 +216,7 @@ class Proposer:
         if best.order < self._known.order:
             return  # a committed head that no majority remembers: never go back; keep asking, report stalled
         self.phase = Phase.ADOPTING
-        holders = self._tally.holders(chosen) or [self._genesis.root.id]
+        holders = self._tally.holders(chosen) or self._first_holders
 
         def still() -> bool:
             same = self.phase is Phase.ADOPTING and self.epoch == epoch and self._proposed is None
@@ -234,6 +234,12 @@ class Proposer:
                 self._take_over(best, at)
 
         self._holdings.ensure(best.model, self._limit, holders, state, now, failed=failed)
+
+    @property
+    def _first_holders(self) -> list[NodeId]:
+        """Who has the first model: the submitter and, once it is accepted, a majority of the first voters."""
+        others = [peer for peer in self._genesis.seats if peer not in (self._genesis.root.id, self._me.id)]
+        return [self._genesis.root.id, *others]
 
     @property
     def _newest(self) -> Head:

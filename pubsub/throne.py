@@ -50,6 +50,8 @@ class Throne:
         grove.rendezvous.forget()
         self._announce(head, now)
         grove.tree.become_root(now)
+        if not head.finished:
+            grove.fetch(head.model, now)
         self.guard(now)
         grove.broadcast(Committed(head), now)
         self._forest.roles.rooted(grove.app, head, now)

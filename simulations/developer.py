@@ -13,7 +13,7 @@ from typing import Any
 from dht.messages import Record
 from dht.records import Kind, sign_record
 from fl import spec as specs
-from fl.notices import FindVoters, Publish, ReplicasFound
+from fl.notices import Confirm, Deposited, FindVoters, Publish, ReplicasFound
 from fl.spec import AppSpec, Stop
 from protocol import ids
 from protocol.ids import AppId
@@ -48,7 +48,7 @@ class Submission:
     roots: dict[int, int] = field(default_factory=dict)
     """Host that says it is root → epoch."""
     accepted: bool = False
-    """It had a root: from then on it does not need its submitter any more."""
+    """A majority of its voters has told the submitter that it holds code and first model: it needs nobody else."""
     stopped: int | None = None
     """When its owner said that it is over, ns."""
 
@@ -63,15 +63,17 @@ class Developer:
 
     def __init__(
         self, scenario: Scenario, seed: int, engine: Engine, artifacts: Artifacts, integers: IntegerCompute,
-        hosts: Callable[[], list[Host]], stream: Stream,
+        hosts: Callable[[], list[Host]], stream: Stream, accepted: Callable[[Submission], None],
     ) -> None:  # fmt: skip
-        """``hosts``: the members from which an application can be submitted."""
+        """``hosts``: the members from which an application can be submitted.  ``accepted`` hears of each that is."""
         self._scenario, self._seed, self._engine = scenario, seed, engine
         self._artifacts, self._integers, self._hosts, self._stream = artifacts, integers, hosts, stream
         self.owner = KeyedHashSigner(seed, "owner")
         self.submissions = self._draw()
         self.by_app: dict[AppId, Submission] = {}
+        self._accepted = accepted
         engine.tap(ReplicasFound, self._voters_found)
+        engine.tap(Deposited, self._deposited)
 
     def _draw(self) -> list[Submission]:
         applications, count = self._scenario.applications, self._scenario.nodes.count
@@ -132,6 +134,17 @@ class Developer:
         submission.spec = spec = self._describe(submission, host, notice.contacts)
         self.by_app[spec.id] = submission
         self._engine.command(host, Publish(self._record(Kind.APP, spec.id, specs.encode(spec), now)))
+        self._engine.command(host, Confirm(spec.id))
+
+    def _deposited(self, now: int, host: Host, effect: Any) -> None:
+        """As ``node.operations`` decides it."""
+        notice: Deposited = effect.notice
+        submission = self.by_app.get(notice.app)
+        if submission is None or submission.spec is None or submission.accepted:
+            return
+        if 2 * len(notice.held) > len(submission.spec.voters):
+            submission.accepted = True
+            self._accepted(submission)
 
     def _record(self, kind: Kind, app: AppId, body: bytes, now: int) -> Record:
         expires = (EPOCH_NS + now) // SECOND + APP_TTL_S

@@ -75,7 +75,7 @@ class World:
         self._verifier = KeyedHashVerifier()
         self._stream = Stream(seed, "world")
         self.developer = Developer(
-            scenario, seed, self.engine, self.artifacts, self.integers, self._listeners, self._stream
+            scenario, seed, self.engine, self.artifacts, self.integers, self._listeners, self._stream, self._accepted
         )
         self.submissions, self.by_app = self.developer.submissions, self.developer.by_app
         self._names = self.developer.bindings()
@@ -204,12 +204,9 @@ class World:
         submission = self.by_app.get(effect.notice.app)
         if submission is not None:
             submission.roots[host.index] = effect.notice.epoch
-            if not submission.accepted:
-                submission.accepted = True
-                self._accepted(submission)
 
     def _accepted(self, submission: Submission) -> None:
-        """It has a root, which a majority of its voters follows: nobody needs its submitter any more."""
+        """A majority of its voters holds all that it needs: nobody needs its submitter any more."""
         assert submission.spec is not None
         home = self.engine.by_id[submission.spec.home.id]
         if self.scenario.faults.submitter_gone and home.alive:

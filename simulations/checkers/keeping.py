@@ -1,14 +1,16 @@
 """What must not be lost is held by those who promised to hold it.
 
 A voter that says ``Accepted`` has the head's model and state on its own disk, whole, and keeps them for as long as that
-head is the one that it holds.  The code of an application is on the disks of several nodes from shortly after it has a
-root until it is over: any one machine may burn, the submitter's as well.
+head is the one that it holds.  When an application is accepted, a majority of the voters that its descriptor names has
+its code and its first model on disk and pinned; a majority of as many nodes has the code, pinned, until it is over: any
+one machine may burn, the submitter's as well.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from fl.notices import Deposited
 from protocol.ids import AppId, BlobId, short
 from pubsub.heads import Head
 from pubsub.messages import Accepted
@@ -21,7 +23,7 @@ from .base import Report, who
 from .heads import Heads
 
 CODE_NS = 30 * SECOND
-"""Time that the code has to get from the submitter's disk to others, once the application has a root."""
+"""Time that the code has to get to the disks of voters that are new."""
 
 
 class Keeping:
@@ -32,8 +34,11 @@ class Keeping:
         self._told: dict[tuple[int, AppId, tuple[int, int, int]], None] = {}
         """(Host, application, head) of which something was reported already."""
         self._scattered: dict[AppId, int] = {}
-        """Application → since when its code has been on too few disks, or, if it still may be, should have been."""
+        """Application → since when its code has been on too few disks."""
+        self._checked: dict[AppId, None] = {}
+        """Applications whose voters were looked at when they were accepted."""
         world.engine.tap(Accepted, self._accepted)
+        world.engine.tap(Deposited, self._deposited)
 
     def sample(self, now: int) -> None:
         """Every voter still holds what it accepted, and every application's code is in several places."""
@@ -47,6 +52,19 @@ class Keeping:
     def finish(self, now: int) -> None:
         """As at any other time."""
         self.sample(now)
+
+    def _deposited(self, now: int, host: Host, effect: Any) -> None:
+        """The developer, who hears of it first, may have called the application accepted at this word."""
+        submission = self._world.by_app.get(effect.notice.app)
+        if submission is None or submission.spec is None or not submission.accepted or submission.app in self._checked:
+            return
+        self._checked[submission.app] = None
+        spec, hosts = submission.spec, self._world.engine.by_id
+        for value in (spec.bundle, spec.initial):
+            holders = sum(self._keeps(hosts[voter.id], value.blob) for voter in spec.voters)
+            if value.blob and 2 * holders <= len(spec.voters):
+                text = f"{short(submission.app)} is accepted, and {holders} of its voters hold what it names"
+                self._report.add("code-has-holders", now, text)
 
     def _accepted(self, now: int, host: Host, effect: Any) -> None:
         message: Accepted = effect.message
@@ -67,6 +85,11 @@ class Keeping:
         if spec is None or not spec.bundle.blob or not submission.accepted or self._over(submission):
             self._scattered.pop(submission.app, None)
             return
+        chain = self._heads.chains.get(submission.app)
+        newest = chain.newest if chain is not None else None
+        if not self._world.has_majority(newest.voters if newest is not None else spec.voters):
+            self._scattered.pop(submission.app, None)  # nobody can be elected to hold it instead
+            return
         wanted = min(len(spec.voters) // 2 + 1, len(self._world.running()))
         holders = self._holders(spec.bundle.blob)
         since = self._scattered.setdefault(submission.app, now)
@@ -78,8 +101,11 @@ class Keeping:
             self._report.add("code-has-holders", now, few)
 
     def _holders(self, blob: BlobId) -> int:
-        artifacts = self._world.artifacts
-        return sum(artifacts.holds(host, blob) for host in self._world.members if host.state is not State.OFF)
+        return sum(self._keeps(host, blob) for host in self._world.members if host.state is not State.OFF)
+
+    def _keeps(self, host: Host, blob: BlobId) -> bool:
+        """Whole, and safe from the garbage collector."""
+        return self._world.artifacts.holds(host, blob) and blob in (host.pins or {})
 
     def _over(self, submission: Submission) -> bool:
         chain = self._heads.chains.get(submission.app)

@@ -44,6 +44,7 @@ _DRIZZLE: tuple[Plant, ...] = (
     growing.short_path,
     growing.stale_path,
     keeping.accepted_without_model,
+    keeping.code_kept_at_home_alone,
     keeping.dead_voters_stay,
     keeping.stop_kept_to_the_tree,
     patience.deadline_ignored,

@@ -11,7 +11,9 @@ from fl.coordinator import Coordinator
 from fl.records import Records
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Contact, Value
+from pubsub.deposits import Deposits
 from pubsub.messages import Partial
+from pubsub.ports import Genesis
 from pubsub.proposer import Proposer
 from pubsub.voter import Voter
 
@@ -25,6 +27,16 @@ def accepted_without_model() -> AbstractContextManager[None]:
         then(now)
 
     return patched(Voter, "_fetch", fetch)
+
+
+def code_kept_at_home_alone() -> AbstractContextManager[None]:
+    """A voter says that it holds code and first model, and leaves them where they are."""
+
+    def keep(self: Deposits, genesis: Genesis, now: int, *, begun: bool = False) -> None:
+        if genesis.app not in self._kept:
+            self._begin(genesis.app, [], now)
+
+    return patched(Deposits, "keep", keep)
 
 
 def dead_voters_stay() -> AbstractContextManager[None]:

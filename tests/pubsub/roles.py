@@ -40,6 +40,8 @@ class IntegerRoles:
         self.deposed: list[int] = []
         self.said: list[str] = []
         self.voters: list[Head] = []
+        self.deposits: list[tuple[tuple[NodeId, ...], tuple[NodeId, ...]]] = []
+        """(Who holds what the descriptor names, to whom it is on its way), as it was told."""
         self._kept: dict[int, Partial] = {}
         self._busy: dict[int, WaveId] = {}
         self._head: Head | None = None
@@ -169,6 +171,9 @@ class IntegerRoles:
 
     def forgotten(self, app: AppId) -> None:
         self.said.append("forgotten")
+
+    def deposited(self, app: AppId, held: tuple[NodeId, ...], coming: tuple[NodeId, ...], now: int) -> None:
+        self.deposits.append((held, coming))
 
     def voters_changed(self, head: Head, now: int) -> None:
         """Spread as a record would be: everybody hears of it, soon."""

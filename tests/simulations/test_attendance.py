@@ -71,6 +71,7 @@ def test_where_clocks_are_wrong_the_right_check_finds_the_bug(name: str, rule: s
     ("name", "rule", "seed"),
     [
         ("accepted-without-model", "voter-holds-model", 4),
+        ("code-kept-at-home-alone", "code-has-holders", 0),
         ("leaf-set-never-repaired", "leaf-set-full", 3),
         ("dead-voters-stay", "dead-voter-replaced", 16),
         ("stop-kept-to-the-tree", "news-reach-all", 7),

@@ -62,7 +62,7 @@ def test_clocks_beside_an_id_are_days_wrong_each_its_way() -> None:
     assert {found._clock_errors[index] for index in near} == set(CLOCK_ERRORS_NS[:2])
 
 
-def test_a_submitter_that_is_to_go_goes_when_there_is_a_root() -> None:
+def test_a_submitter_that_is_to_go_goes_when_its_descriptor_is_accepted() -> None:
     found = world(submitter_gone=True)
     spec = found.submissions[0].spec
     assert spec is not None
