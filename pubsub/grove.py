@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from protocol.errors import Code
 from protocol.ids import NodeId, closeness
-from protocol.messages import Contact
+from protocol.messages import Contact, Value
 
 from .heads import Head
 from .messages import (
