@@ -335,10 +335,6 @@ class Applications:
         grove = self.forest.groves[app_id]
         grove.waves.open(wave, head.lean(), order, closed, remaining, now, gathering, earlier=earlier)
 
-    def took(self, app_id: AppId) -> int:
-        """How long the last wave took, ns (``Waves.took``)."""
-        return self.forest.groves[app_id].waves.took
-
     def propose(self, head: Head, now: int) -> None:
         self.forest.groves[head.app].propose(head, now)
 

@@ -15,16 +15,15 @@ class RoundConfig:
     max_waves: int = 3
     """Waves of one round that are opened for the sake of missing members (DESIGN section 7)."""
 
-    patience: float = 2.0
-    """The deadline of a wave is this multiple of what half of the contributors needed in the slowest of the last
-    rounds, plus ``slack``: one straggler does not move it."""
+    patience: float = 1.5
+    """The deadline of a wave is this multiple of the slowest of the last complete waves, plus ``slack``."""
 
     slack: int = 2 * SECOND
     """Added to the deadline: above the time in which a silent death is noticed there is no hurry, and a node whose
     parent died needs it to join again."""
 
     history: int = 5
-    """Rounds that the deadline looks back on."""
+    """Waves, complete or missed by most, that the deadline looks back on."""
 
     reunion: float = 0.9
     """A new root waits for this share of those whom the last head names and who are not known to be dead."""

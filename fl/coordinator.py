@@ -106,8 +106,8 @@ class Coordinator:
         return tuple(sorted(member for _, part in self._parts for member in part.contributors))
 
     def _remaining(self) -> int:
-        """Time for a wave: from what others took; 0 when there is no history.  The first question, which makes every
-        worker load code and data, may take long: whoever misses it would miss the first rounds too."""
+        """Time for a wave: from what complete ones took; 0 when there is no history.  The first question, which makes
+        every worker load code and data, may take long: whoever misses it would miss the first rounds too."""
         config = self._host.config
         if self._work is Work.DESCRIBE:
             return config.describe
@@ -127,16 +127,14 @@ class Coordinator:
         return Gathering(least, self._host.config.calm, self._host.config.gather) if least > 0 else None
 
     def _note_pace(self, wave: WaveId, have: int, absent: int, now: int) -> None:
-        """What others took, for the next rounds.
+        """What complete waves took, for the next rounds.
 
         A wave that most of them missed counts whole, since it would have had to last longer: so a deadline that was
         learned from a few quick members grows until most keep it.  One straggler is not most."""
         if self._work is not Work.TRAIN:
             return
-        if have < absent:
+        if have < absent or (have and not absent):
             self._history.append(now - self._opened)
-        elif have and wave.wave == 0:
-            self._history.append(self._host.took(self.spec.id))
 
     def closed(self, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
         """All that the wave brought.  Enough?  Then the round is decided; else another wave."""

@@ -8,9 +8,6 @@ A new root does not know who will be below it: its children are those of somebod
 Its first waves therefore *gather* (``Gathering``): while fewer have contributed than the last head lets expect, a wave
 stays open although everybody here has answered, until nobody came for a short time.  When as many as before are there,
 nothing is waited for.
-
-What a wave took is told by the half of its contributors that was first: neither one slow member nor one slow subtree
-moves that.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ class Step(Enum):
 class Pacing:
     """The patience of one wave on one node.  Times in ns."""
 
-    __slots__ = ("_arrivals", "_config", "_full", "_gathering", "_last", "_late", "_opened", "_quorum", "_since")
+    __slots__ = ("_config", "_full", "_gathering", "_last", "_late", "_opened", "_quorum", "_since")
 
     def __init__(self, config: TreeConfig, quorum: float) -> None:
         self._config, self._quorum = config, quorum
@@ -45,18 +42,6 @@ class Pacing:
         self._opened, self._since, self._gathering = opened, since, gathering
         self._full = self._late = self._last = -1
         """When all answers were in first; when patience with those that are not ends; and without hope of a quorum."""
-        self._arrivals: list[tuple[int, int]] = []
-
-    def arrived(self, contributors: int, now: int) -> None:
-        """``contributors`` are in, with those before.  They may have been at work under another root, or in an earlier
-        wave of the round."""
-        self._arrivals.append((now - self._since, contributors))
-
-    @property
-    def took(self) -> int:
-        """Until half of the contributors were in; 0 when there are none."""
-        half = self._arrivals[-1][1] / 2 if self._arrivals else 0
-        return next((after for after, count in self._arrivals if count >= half), 0)
 
     def gathers(self, contributors: int) -> bool:
         """Are fewer in than are likely to come?"""

@@ -206,7 +206,6 @@ class Waves:
         if wave != self.current or self.collected or self._own is not _WAITING:
             return False
         self._own = partial
-        self._pacing.arrived(self._contributors, now)
         self._progress(now)
         return True
 
@@ -272,7 +271,6 @@ class Waves:
         self._was_in_time(peer, now)
         if partial is not None:
             self._parts[peer] = partial
-            self._pacing.arrived(self._contributors, now)
         self._missing = min(self._missing + absent, MAX_MEMBERS)
         self._progress(now)
 
@@ -333,11 +331,6 @@ class Waves:
     @property
     def _contributors(self) -> int:
         return len(self._claims) + isinstance(self._own, Partial)
-
-    @property
-    def took(self) -> int:
-        """How long the last wave took until half of its contributors were in, ns."""
-        return self._pacing.took
 
     def on_hurry(self, remaining: int, now: int) -> None:
         """The parent got its quorum and will not wait longer than ``remaining`` ns."""

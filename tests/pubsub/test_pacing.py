@@ -50,11 +50,3 @@ def test_while_some_are_not_back_a_quorum_of_those_who_are_decides_nothing_soon(
     new = pacing(gathering=NEW_REIGN, since=-30 * SECOND)
     assert new.next(2, 3, 4, 1000) == (Step.WAIT, 30 * SECOND + 2000)
     assert new.next(2, 3, 9, 2000)[0] is Step.HURRY
-
-
-def test_what_a_wave_took_is_told_by_the_first_half() -> None:
-    wave = pacing()
-    assert wave.took == 0
-    for contributors, at in ((1, 1), (4, 2), (7, 3), (8, 90)):
-        wave.arrived(contributors, at * SECOND)
-    assert wave.took == 2 * SECOND

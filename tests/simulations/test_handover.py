@@ -37,7 +37,7 @@ def test_two_neighbours_that_cannot_talk_do_not_depose_one_another() -> None:
     outcome = run_case(CASE["pair"], 9)
     assert outcome.finished
     assert outcome.handovers <= 1
-    assert min(outcome.shares) >= handover.SHARE
+    assert min(outcome.shares[1:]) >= handover.SHARE, "from the second round on: the first one may begin with few"
 
 
 @pytest.mark.parametrize("name", handover.NAMES)
