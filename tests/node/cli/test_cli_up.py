@@ -87,7 +87,7 @@ def test_what_keeps_a_detached_daemon_from_starting_is_said_here(cli: Cli, tmp_p
         cli("init", "lab", "--listen", f"127.0.0.1:{port}", "--join-listen", "127.0.0.1:0")
         result = cli("up", "--detach", "--json")
     assert result.code == 3
-    assert json.loads(result.err)["error"] == f"cannot listen on 127.0.0.1:{port}"
+    assert json.loads(result.err)["error"] == f"cannot listen on 127.0.0.1:{port}: port {port} is in use"
 
 
 @contextmanager
