@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fl
-from fl.data.binding import shares
+from fl.data.binding import Binding, shares
 from fl.spec import AppSpec
 from fl.tasks import Train
 from node.config import WorkerSection
@@ -28,10 +28,16 @@ def task(what: str) -> Train:
 
 
 def with_pool(
-    body: Callable[[WorkerPool], Awaitable[None]], fork_server: Path | str, tmp_path: Path, **config: Any
+    body: Callable[[WorkerPool], Awaitable[None]],
+    fork_server: Path | str,
+    tmp_path: Path,
+    bindings: dict[str, Binding] = BINDINGS,
+    hear: Callable[[bytes, str], None] = lambda app, line: None,
+    **config: Any,
 ) -> None:
     async def main() -> None:
-        pool = WorkerPool(WorkerSection(fork_server=str(fork_server), **config), BINDINGS, tmp_path, label="n1")
+        section = WorkerSection(fork_server=str(fork_server), **config)
+        pool = WorkerPool(section, bindings, tmp_path, label="n1", hear=hear)
         await pool.start()
         try:
             await body(pool)

@@ -8,7 +8,6 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -87,18 +86,6 @@ def train(model, data, ctx):
 
 app = fl.App(name="greedy", model=model, train=train)
 """
-
-
-@pytest.fixture(scope="module")
-def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("fork") / "fork.sock"
-    process = forkserver.spawn(path)
-    yield path
-    assert process.poll() is None
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(30) == 0
-    assert list(path.parent.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ import pytest
 import fl
 from fl import aggregate, bundle, codec
 from fl.data import loaders
-from fl.data.binding import Binding, shares
-from fl.learn import forkserver
+from fl.data.binding import Binding
 from fl.learn.errors import AppError, WorkerLost
 from fl.learn.inline import InlineRunner, Job
 from fl.spec import AppSpec
@@ -27,11 +25,10 @@ from node.config import WorkerSection
 from node.workers import WorkerPool
 from protocol.errors import AggregationError, ConfigError, UsageError
 from protocol.messages import EMPTY, Contact
+from tests.node.pools import BINDINGS, SCHEMA, with_pool
 
 pytestmark = [pytest.mark.net, pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")]
 
-SCHEMA = {"x": fl.Field("float32", (64,)), "y": fl.Field("int64", classes=10)}
-BINDINGS = {"digits": shares("digits", 16, alpha=0.3)[0]}
 EXAMPLE = Path(fl.__file__).parents[1] / "examples" / "digits.py"
 
 NUMPY_APP = """
@@ -75,17 +72,6 @@ app = fl.App(name="own", model=model, train=train)
 
 
 @pytest.fixture(scope="module")
-def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("fork") / "fork.sock"
-    process = forkserver.spawn(path)
-    yield path
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(30) == 0
-    assert list(path.parent.iterdir()) == []
-
-
-@pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("app") / "own.py"
     path.write_text(NUMPY_APP)
@@ -104,26 +90,6 @@ def task(**options: Any) -> Train:
 
 
 MODEL = codec.encode({"w": np.zeros(4)})
-
-
-def with_pool(
-    body: Callable[[WorkerPool], Awaitable[None]],
-    fork_server: Path,
-    tmp_path: Path,
-    bindings: dict[str, Binding] | None = None,
-    hear: Callable[[bytes, str], None] = lambda app, line: None,
-    **config: Any,
-) -> None:
-    async def main() -> None:
-        section = WorkerSection(fork_server=str(fork_server), **config)
-        pool = WorkerPool(section, BINDINGS if bindings is None else bindings, tmp_path, label="n1", hear=hear)
-        await pool.start()
-        try:
-            await body(pool)
-        finally:
-            await pool.close()
-
-    asyncio.run(main())
 
 
 def test_torch_in_a_worker_gives_the_bits_of_the_inline_runner(fork_server: Path, tmp_path: Path) -> None:
