@@ -132,18 +132,24 @@ class ForkServer:
             if not ready and not warm:
                 _warm()
                 warm = True
-            for descriptor, events in ready:
-                if descriptor == self._lifeline:
-                    return
-                if descriptor == self._listener.fileno():
-                    self._accept()
-                elif (ward := self._wards.get(descriptor)) is not None:  # none: reaped in this very turn
-                    self._happened(ward, descriptor, events)
+            if any(descriptor == self._lifeline for descriptor, _ in ready):
+                return
+            self._turn(ready)
             if tick and time.monotonic() - measured >= MEASURE_EVERY:
                 measured = time.monotonic()
                 for ward in self._all():
                     if ward.measured:
                         ward.measure()
+
+    def _turn(self, ready: list[tuple[int, int]]) -> None:
+        """Deal with what was ready.  A descriptor that is closed in this very turn may be another worker's before the
+        turn is over: what is said of it was said of the one that had it when the turn began."""
+        concerned = [(self._wards.get(descriptor), descriptor, events) for descriptor, events in ready]
+        for ward, descriptor, events in concerned:
+            if descriptor == self._listener.fileno():
+                self._accept()
+            elif ward is not None and self._wards.get(descriptor) is ward:
+                self._happened(ward, descriptor, events)
 
     def close(self) -> None:
         """Workers end with their fork server; their daemons see the connection close."""
@@ -228,7 +234,7 @@ class ForkServer:
             self._forget(ward)
             ward.reap()
             return
-        for gone in before.keys() - ward.watched.keys():  # closed, and so out of epoll
+        for gone in before.keys() - ward.watched.keys():  # closed, and asked for once only
             del self._wards[gone]
         self._watch(ward)
 

@@ -18,6 +18,9 @@ from pathlib import Path
 from . import guard, scratch
 
 _HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLONESHOT
+_ONCE = select.EPOLLIN | select.EPOLLONESHOT
+"""For what is closed when it has spoken.  To close a descriptor does not take it out of epoll while a child that was
+forked meanwhile still holds a copy: it would go on to report, under a number that may be another's by then."""
 MAX_REFUSED = 1000
 """Threads refused after which a worker is ended: it asks in a loop, and each question takes time from the others."""
 
@@ -46,7 +49,7 @@ class Ward:
         """Descriptors → events of epoll that concern this worker, at the moment."""
         events = {self._process: select.EPOLLIN, self._connection.fileno(): _HUNG_UP}
         if self._announcement is not None:
-            events[self._announcement.fileno()] = select.EPOLLIN
+            events[self._announcement.fileno()] = _ONCE
         if self._listener >= 0:
             events[self._listener] = select.EPOLLIN
         return events

@@ -85,3 +85,51 @@ def test_a_machine_that_has_nothing_left_ends_no_fork_server(
     finally:
         server.close()
     assert list(tmp_path.iterdir()) == []
+
+
+class Recorded:
+    """A ward that ends at once, and notes what it is told."""
+
+    measured = False
+
+    def __init__(self, *descriptors: int) -> None:
+        self.watched = dict.fromkeys(descriptors, 0)
+        self.told: list[int] = []
+
+    def happened(self, descriptor: int, events: int) -> bool:
+        self.told.append(descriptor)
+        return True
+
+    def reap(self) -> None:
+        pass
+
+    end = close = reap
+
+
+def test_what_was_said_of_a_worker_that_ended_is_not_taken_for_the_next_one_with_its_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = forkserver.ForkServer(tmp_path / "fork.sock", lifeline=False)
+    old, new = Recorded(1001, 1002), Recorded(1002, 1003)
+    server._wards.update(dict.fromkeys(old.watched, old))  # type: ignore[arg-type]
+    monkeypatch.setattr(server, "_accept", lambda: server._wards.update(dict.fromkeys(new.watched, new)))  # type: ignore[arg-type]
+    server._turn([(1001, 1), (server._listener.fileno(), 1), (1002, 1)])
+    assert (old.told, new.told) == ([1001], [])
+    server._wards.clear()
+    server.close()
+
+
+def test_workers_that_come_while_others_go_are_all_served(fork_server: Path) -> None:
+    """Six hang up and six come, again and again: descriptors change hands while children still hold copies of them."""
+
+    def coming() -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(60)
+        connection.connect(str(fork_server))
+        return connection
+
+    for _ in range(20):
+        here = [coming() for _ in range(6)]
+        assert all(connection.recv(100) for connection in here)
+        for connection in here:
+            connection.close()
