@@ -16,11 +16,11 @@ from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId
-from protocol.messages import Contact, Message, Value
+from protocol.messages import Contact, Message
 from protocol.signing import Signer, Verifier
 from pubsub.forest import Forest
 from pubsub.heads import Head
-from pubsub.messages import WaveId
+from pubsub.messages import WaveId, WaveOpen
 from pubsub.ports import Gathering, Genesis, HandedIn, OpenWave
 
 from .aggregator import Combined, combine
@@ -320,20 +320,8 @@ class Applications:
 
     # ---- called by the role machines --------------------------------------------------------------------------------
 
-    def open_wave(
-        self,
-        app_id: AppId,
-        wave: WaveId,
-        head: Head,
-        order: bytes,
-        closed: tuple[NodeId, ...],
-        remaining: int,
-        now: int,
-        earlier: Value,
-        gathering: Gathering | None = None,
-    ) -> None:
-        grove = self.forest.groves[app_id]
-        grove.waves.open(wave, head.lean(), order, closed, remaining, now, gathering, earlier=earlier)
+    def open_wave(self, message: WaveOpen, gathering: Gathering | None, now: int) -> None:
+        self.forest.groves[message.app].waves.open(message, now, gathering)
 
     def propose(self, head: Head, now: int) -> None:
         self.forest.groves[head.app].propose(head, now)

@@ -24,7 +24,7 @@ import msgspec
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Value
 from pubsub.heads import MAX_METRICS, Head
-from pubsub.messages import Partial, WaveId
+from pubsub.messages import Partial, WaveId, WaveOpen
 from pubsub.ports import Gathering, HandedIn
 
 from . import stopping
@@ -65,7 +65,7 @@ class Coordinator:
         self._retries = 0
         """Times that this round was opened again for want of contributions."""
         self._history: deque[int] = deque(maxlen=host.config.history)
-        """What half of the contributors needed in each of the last rounds, ns."""
+        """How long the last waves took that were complete or missed by most, ns."""
         self._ending: tuple[int, Value] | None = None
         """The best model and the round that made it, when it is not the last: the run ends with that."""
         self.described: dict[str, float] = {}
@@ -92,10 +92,16 @@ class Coordinator:
         self._host.out.emit(WaveStarted(self.spec.id, self._wave))
         if number == 0:
             self._host.status(self.spec.id, "running", "", now)
-        self._host.open_wave(
-            self.spec.id, self._wave, self._head, order, self._contributors(), self._remaining(), now, self._earlier,
-            self._gathering(),
-        )  # fmt: skip
+        message = WaveOpen(
+            self.spec.id,
+            self._wave,
+            self._head.lean(),
+            self._remaining(),
+            closed=self._contributors(),
+            order=order,
+            earlier=self._earlier,
+        )
+        self._host.open_wave(message, self._gathering(), now)
 
     @property
     def _earlier(self) -> Value:
@@ -126,14 +132,12 @@ class Coordinator:
         least = self._likely() - len(self._contributors())
         return Gathering(least, self._host.config.calm, self._host.config.gather) if least > 0 else None
 
-    def _note_pace(self, wave: WaveId, have: int, absent: int, now: int) -> None:
+    def _note_pace(self, have: int, absent: int, now: int) -> None:
         """What complete waves took, for the next rounds.
 
-        A wave that most of them missed counts whole, since it would have had to last longer: so a deadline that was
+        A wave that most of them missed counts as well, since it would have had to last longer: so a deadline that was
         learned from a few quick members grows until most keep it.  One straggler is not most."""
-        if self._work is not Work.TRAIN:
-            return
-        if have < absent or (have and not absent):
+        if self._work is Work.TRAIN and (have < absent or (have and not absent)):
             self._history.append(now - self._opened)
 
     def closed(self, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
@@ -142,7 +146,7 @@ class Coordinator:
             return
         self._parts.extend(parts)
         have = len(self._contributors())
-        self._note_pace(wave, have, absent, now)
+        self._note_pace(have, absent, now)
         missed = (absent and self._work is Work.TRAIN) or have < self._likely()
         if missed and wave.wave + 1 < self._host.config.max_waves:
             self._open(wave.wave + 1, now, round_=wave.round)

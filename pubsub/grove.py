@@ -326,7 +326,7 @@ class Grove:
             return
         if self.finished:
             return
-        if self.fetch(message.model if message.model.size else message.head.model, now, peer):
+        if self.fetch(message.model, now, peer):
             self.waves.on_open(peer, message, now)
 
     def fetch(self, model: Value, now: int, *first: NodeId) -> bool:

@@ -135,15 +135,20 @@ class WaveOpen(Message):
     app: Id
     wave: WaveId
     head: Head
-    """The last committed head: its model is what this wave works on, unless ``model`` names another."""
+    """The last committed head: its model is what this wave works on, unless ``earlier`` names another."""
     remaining: int
     """ns until the sender wants the answer; 0 when there is no history yet and quorum decides."""
     closed: Members = ()
     """Those whose contribution to this round the root already holds, from earlier waves."""
     order: Annotated[bytes, msgspec.Meta(max_length=8192)] = b""
     """What the role machines are to do (``fl.messages.Order``); opaque to the tree."""
-    model: Value = EMPTY
-    """Of an earlier round, when that is what this wave works on: the head itself is sealed, and stays as it is."""
+    earlier: Value = EMPTY
+    """The model of an earlier round, when that is what this wave works on: the head is sealed, and stays as it is."""
+
+    @property
+    def model(self) -> Value:
+        """What this wave works on."""
+        return self.earlier if self.earlier.size else self.head.model
 
 
 @register(55, 960 * 1024)

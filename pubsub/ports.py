@@ -12,7 +12,7 @@ from protocol.messages import EMPTY, Contact, Message, Value
 
 from . import sizes
 from .heads import Head
-from .messages import Partial, WaveId
+from .messages import Partial, WaveId, WaveOpen
 
 
 class Genesis(msgspec.Struct, frozen=True, gc=False):
@@ -47,25 +47,29 @@ class Genesis(msgspec.Struct, frozen=True, gc=False):
 class OpenWave(msgspec.Struct, frozen=True, gc=False):
     """A wave as a member sees it."""
 
-    id: WaveId
-    head: Head
-    order: bytes
-    closed: tuple[NodeId, ...]
-    opened: int
-    """Local time at which it reached this node."""
-    deadline: int
-    """Local time by which this node hands in; 0 when no history sets one."""
+    opening: WaveOpen
+    """What was sent, and is handed on."""
     source: NodeId
     """Who sent it, and from whom the model can be fetched."""
     may_contribute: bool
     """False for a node that cannot know whether an earlier life of it already handed in its part."""
-    earlier: Value = EMPTY
-    """The model of an earlier round, when it is not the head's that is worked on."""
+
+    @property
+    def id(self) -> WaveId:
+        return self.opening.wave
+
+    @property
+    def order(self) -> bytes:
+        return self.opening.order
+
+    @property
+    def closed(self) -> tuple[NodeId, ...]:
+        return self.opening.closed
 
     @property
     def model(self) -> Value:
         """What this wave works on."""
-        return self.earlier if self.earlier.size else self.head.model
+        return self.opening.model
 
 
 class HandedIn(NamedTuple):

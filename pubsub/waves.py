@@ -32,12 +32,11 @@ import msgspec
 from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.ids import NodeId
-from protocol.messages import EMPTY, Value
 from protocol.signing import Sealer
 
 from . import claims
 from .config import SECOND, TreeConfig
-from .heads import MAX_MEMBERS, Head
+from .heads import MAX_MEMBERS
 from .holdings import Holdings
 from .messages import MAX_CLAIMS, NO_WAVE, Claim, Partial, WaveId, WaveOpen, WaveUp
 from .pacing import Pacing, Step
@@ -107,22 +106,9 @@ class Waves:
 
     # ---- opening ----------------------------------------------------------------------------------------------------
 
-    def open(
-        self,
-        wave: WaveId,
-        head: Head,
-        order: bytes,
-        closed: tuple[NodeId, ...],
-        remaining: int,
-        now: int,
-        gathering: Gathering | None = None,
-        *,
-        earlier: Value = EMPTY,
-    ) -> None:
-        """At the root: start a wave that should be over in ``remaining`` ns (0: no history), on the model of ``head``
-        or, where one is given, on that of an ``earlier`` round."""
-        assert self._tree.is_root and wave > self.current
-        message = WaveOpen(self._tree.app, wave, head, remaining, closed, order, earlier)
+    def open(self, message: WaveOpen, now: int, gathering: Gathering | None = None) -> None:
+        """At the root: start a wave."""
+        assert self._tree.is_root and message.wave > self.current
         self._begin(message, self._tree.me.id, now, gathering)
 
     def on_open(self, peer: NodeId, message: WaveOpen, now: int) -> None:
@@ -152,9 +138,7 @@ class Waves:
         self._own = _WAITING
         may, self.amnesia = not self.amnesia, False
         self._set_deadline(now + message.remaining if message.remaining else 0)
-        self._open = OpenWave(
-            message.wave, message.head, message.order, message.closed, now, self._deadline, source, may, message.model
-        )
+        self._open = OpenWave(message, source, may)
         self._expected = dict.fromkeys(self._tree.children, False)
         self._lags = {child: lag for child, lag in self._lags.items() if child in self._expected}
         for child in self._expected:
@@ -163,11 +147,8 @@ class Waves:
         self._roles.wave_opened(self._tree.app, self._open, now)
 
     def _forward(self, child: NodeId, now: int) -> None:
-        wave = self._open
-        assert wave is not None
-        remaining = self._remaining(child, now)
-        message = WaveOpen(self._tree.app, wave.id, wave.head, remaining, wave.closed, wave.order, wave.earlier)
-        self._out.send(child, message)
+        assert self._open is not None
+        self._out.send(child, msgspec.structs.replace(self._open.opening, remaining=self._remaining(child, now)))
 
     def _remaining(self, child: NodeId, now: int) -> int:
         """What ``child`` gets of the time left, ns; 0 without a deadline."""

@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+import msgspec
+
 from fl.messages import Order
 from fl.worker import Worker
 from protocol.ids import NodeId
 from pubsub.messages import Partial, WaveOpen, WaveUp
-from pubsub.ports import HandedIn, OpenWave
+from pubsub.ports import Gathering, HandedIn, OpenWave
 from pubsub.waves import Waves
 
 from .planting import patched, together
@@ -78,9 +80,9 @@ def no_amnesia() -> AbstractContextManager[None]:
     """A node that has restarted takes part in the wave that is under way."""
     original = Waves._begin
 
-    def begin(self: Waves, message: WaveOpen, source: NodeId, now: int) -> None:
+    def begin(self: Waves, message: WaveOpen, source: NodeId, now: int, gathering: Gathering | None = None) -> None:
         self.amnesia = False
-        original(self, message, source, now)
+        original(self, message, source, now, gathering)
 
     return patched(Waves, "_begin", begin)
 
@@ -90,10 +92,8 @@ def closed_ignored() -> AbstractContextManager[None]:
     original = Worker.opened
 
     def opened(self: Worker, wave: OpenWave, order: Order, eligible: bool, now: int) -> None:
-        everybody = OpenWave(
-            wave.id, wave.head, wave.order, (), wave.opened, wave.deadline, wave.source, wave.may_contribute
-        )
-        original(self, everybody, order, eligible, now)
+        everybody = msgspec.structs.replace(wave.opening, closed=())
+        original(self, msgspec.structs.replace(wave, opening=everybody), order, eligible, now)
 
     def fits(self: Waves, peer: NodeId, partial: Partial) -> bool:
         return True

@@ -16,7 +16,7 @@ from protocol.ids import AppId, NodeId, ring_id
 from protocol.messages import EMPTY, Contact, Message, Value
 from pubsub.heads import Head
 from pubsub.holdings import Holdings
-from pubsub.messages import Partial, WaveId
+from pubsub.messages import Partial, WaveId, WaveOpen
 from pubsub.ports import Gathering, Genesis, OpenWave
 
 SECOND = 1_000_000_000
@@ -39,26 +39,12 @@ class FakeWaves:
     def __init__(self, forest: FakeForest) -> None:
         self._forest = forest
 
-    took = 0
-    """What the last wave took until half of its contributors were in, ns."""
-
-    def open(
-        self,
-        wave: WaveId,
-        head: Head,
-        order: bytes,
-        closed: tuple[NodeId, ...],
-        remaining: int,
-        now: int,
-        gathering: Gathering | None = None,
-        *,
-        earlier: Value,
-    ) -> None:
-        decoded = decode_order(order)
+    def open(self, message: WaveOpen, now: int, gathering: Gathering | None) -> None:
+        decoded = decode_order(message.order)
         assert decoded is not None
-        assert head.statement() is not None, "a head that its voters did not seal is believed by nobody"
-        self._forest.opened.append((wave, decoded, closed, remaining))
-        self._forest.earlier = earlier
+        assert message.head.statement() is not None, "a head that its voters did not seal is believed by nobody"
+        self._forest.opened.append((message.wave, decoded, message.closed, message.remaining))
+        self._forest.earlier = message.earlier
         self._forest.gathered.append(gathering)
 
 
@@ -278,4 +264,5 @@ class Stage:
         source: Contact = PEERS[1],
     ) -> OpenWave:
         head = Head(self.app, epoch, round_ - 1, source, self.spec.voters, model)
-        return OpenWave(WaveId(epoch, round_, number), head, order, closed, self.now, 0, source.id, may)
+        opening = WaveOpen(self.app, WaveId(epoch, round_, number), head, 0, closed, order)
+        return OpenWave(opening, source.id, may)

@@ -11,7 +11,7 @@ from protocol.ids import AppId, NodeId
 from protocol.messages import Value
 from pubsub.forest import Forest
 from pubsub.heads import Head
-from pubsub.messages import Partial, WaveId
+from pubsub.messages import Partial, WaveId, WaveOpen
 from pubsub.ports import HandedIn, OpenWave
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class IntegerRoles:
     def _open(self, app: AppId, head: Head, number: int, now: int) -> None:
         self._wave = WaveId(head.epoch, head.round + 1, number)
         closed = tuple(sorted(member for part in self._parts for member in part.contributors))
-        self.forest.groves[app].waves.open(self._wave, head.lean(), b"", closed, self.remaining, now)
+        message = WaveOpen(app, self._wave, head.lean(), self.remaining, closed)
+        self.forest.groves[app].waves.open(message, now)
 
     def wave_closed(self, app: AppId, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
         head = self._head

@@ -354,7 +354,8 @@ def test_who_is_done_with_the_round_cannot_be_handed_in_again() -> None:
     net = working()
     child = below(net, net.root)[0]
     waves = net.root.grove().waves
-    waves._open = msgspec.structs.replace(waves._open, closed=(child.id,))
+    opening = msgspec.structs.replace(waves._open.opening, closed=(child.id,))
+    waves._open = msgspec.structs.replace(waves._open, opening=opening)
     root, child = crooked(net, Partial(1.0, IntegerRoles.value(7), (child.id,)))
     assert root.penalties[-1][:2] == (child.id, Code.OVERLAP)
 
@@ -417,7 +418,8 @@ def test_a_wave_may_work_on_the_model_of_an_earlier_round_under_a_head_that_stay
     root = net.root
     earlier, head, current = Value(3, b"old"), root.grove().head, root.grove().waves.current
     wave = WaveId(current.epoch, current.round, current.wave + 1)
-    root.do(lambda now: root.grove().waves.open(wave, head.lean(), b"", (), 0, now, earlier=earlier))
+    opening = WaveOpen(net.app, wave, head.lean(), 0, earlier=earlier)
+    root.do(lambda now: root.grove().waves.open(opening, now))
     net.run(500 * MS)
     others = [host for host in net.hosts.values() if host is not root]
     assert [host.grove().waves.open_wave.model for host in others] == [earlier] * 7
