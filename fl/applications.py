@@ -17,7 +17,7 @@ from protocol.errors import Code
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId
 from protocol.messages import Contact, Message
-from protocol.signing import Signer, Verifier
+from protocol.signing import Sealer
 from pubsub.forest import Forest
 from pubsub.heads import Head
 from pubsub.messages import WaveId, WaveOpen
@@ -84,15 +84,14 @@ class Applications:
         *,
         out: Outbox,
         publish_voters: Callable[[Head, int], None],
-        signer: Signer,
-        verifier: Verifier,
+        sealer: Sealer,
         label: str = "",
     ) -> None:
         self.me, self.config, self.out = me, config, out
         self._publish_voters = publish_voters
         """Signs and spreads a VOTERS record."""
         self.jobs = Jobs(out)
-        self.troubles = Troubles(me.id, self, out=out, signer=signer, verifier=verifier, label=label)
+        self.troubles = Troubles(me.id, self, out=out, sealer=sealer, label=label)
         self.apps: dict[AppId, Application] = {}
         self.willingness = Willingness()
         self.records = Records(self)

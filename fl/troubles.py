@@ -30,7 +30,7 @@ from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.ids import AppId, NodeId
 from protocol.messages import Message
-from protocol.signing import Signer, Verifier, seal, sealed_by
+from protocol.signing import Sealer
 from pubsub.heads import Head
 from pubsub.messages import WaveId
 from pubsub.ports import HandedIn
@@ -71,14 +71,12 @@ _encoder = msgspec.msgpack.Encoder()
 class Troubles:
     """For all applications of one node; see the module."""
 
-    __slots__ = ("_boards", "_brought", "_host", "_label", "_me", "_out", "_signer", "_verifier", "_window")
+    __slots__ = ("_boards", "_brought", "_host", "_label", "_me", "_out", "_sealer", "_window")
 
-    def __init__(
-        self, me: NodeId, host: Applications, *, out: Outbox, signer: Signer, verifier: Verifier, label: str
-    ) -> None:
+    def __init__(self, me: NodeId, host: Applications, *, out: Outbox, sealer: Sealer, label: str) -> None:
         """``label`` is this node's name for people."""
         self._me, self._host, self._out = me, host, out
-        self._signer, self._verifier, self._label = signer, verifier, label[:MAX_NAME]
+        self._sealer, self._label = sealer, label[:MAX_NAME]
         self._boards: dict[AppId, Board] = {}
         self._window, self._brought = 0, dict[NodeId, int]()
 
@@ -120,7 +118,7 @@ class Troubles:
         complaint = Complaint(self._me, kind, round_, self._label, cut, trace[-MAX_TRACE:])
         board = self._board(app)
         if board.own is None or board.own.complaint != complaint:
-            board.own = Trouble(app, complaint, seal(self._signer, _COMPLAINT, _sealed(app, complaint)))
+            board.own = Trouble(app, complaint, self._sealer.seal(_COMPLAINT, _sealed(app, complaint)))
         self._pass_on(board.own, self._me, now)
 
     # ---- on the way up ----------------------------------------------------------------------------------------------
@@ -132,8 +130,8 @@ class Troubles:
             self._host.forest.count("troubles_flooded")
         elif message.app not in self._host.apps:
             self._host.forest.count("unknown_app")
-        elif not sealed_by(
-            message.complaint.node, message.seal, self._verifier, _COMPLAINT, _sealed(message.app, message.complaint)
+        elif not self._sealer.check(
+            message.complaint.node, message.seal, _COMPLAINT, _sealed(message.app, message.complaint)
         ):
             self._host.forest.count("troubles_forged")
             if peer:
@@ -262,9 +260,8 @@ class Troubles:
             if same and (before.status, before.detail) == (status, detail):
                 return
         board.serial += 1
-        content = _encoder.encode((app, epoch, board.serial, status, detail, complaints))
-        sealed = seal(self._signer, _CONDITION, content)
-        self._take(board, Condition(app, epoch, board.serial, status, detail, complaints, sealed))
+        content = app, epoch, board.serial, status, detail, complaints
+        self._take(board, Condition(*content, self._sealer.seal(_CONDITION, _encoder.encode(content))))
 
     # ---- on the way down --------------------------------------------------------------------------------------------
 
@@ -286,10 +283,8 @@ class Troubles:
         if app.head is None or app.head.epoch < message.epoch:
             board.pending = message
         elif app.head.epoch == message.epoch:
-            content = _encoder.encode(
-                (message.app, message.epoch, message.serial, message.status, message.detail, message.complaints)
-            )
-            if sealed_by(app.head.root.id, message.seal, self._verifier, _CONDITION, content):
+            *content, seal = msgspec.structs.astuple(message)
+            if self._sealer.check(app.head.root.id, seal, _CONDITION, _encoder.encode(content)):
                 if board.condition != message:
                     self._take(board, message)
                 self._host.status(message.app, message.status, message.detail, now)

@@ -119,17 +119,17 @@ class NodeCore:
         self._shelf: dict[str, Record] = {}
         """Records of an earlier life, or signed here, that do not fit the clock, until it is known to be right."""
         self._out = Outbox(me.id)
+        sealer = Sealer(signer, verifier)
         self.apps = Applications(
-            me, config.rounds, out=self._out, publish_voters=self._publish_voters, signer=signer, verifier=verifier,
-            label=label,
-        )  # fmt: skip
+            me, config.rounds, out=self._out, publish_voters=self._publish_voters, sealer=sealer, label=label
+        )
         self.ring = Ring(
             me, config.ring, out=self._out, upcalls=self, verifier=verifier, stream=Stream(seed, "ring", me.id),
             wall_offset=wall_offset,
         )  # fmt: skip
         self.forest = Forest(
             me, config.tree, ring=self.ring, roles=self.apps, out=self._out, stream=Stream(seed, "tree", me.id),
-            sealer=Sealer(signer, verifier), restored=self._restored,
+            sealer=sealer, restored=self._restored,
         )  # fmt: skip
         self.apps.forest = self.forest
 

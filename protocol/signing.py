@@ -52,19 +52,6 @@ class Seal(msgspec.Struct, frozen=True, gc=False, array_like=True):
     signature: Annotated[bytes, msgspec.Meta(max_length=64)]
 
 
-def seal(signer: Signer, domain: str, data: bytes) -> Seal:
-    """``data`` sealed by the holder of ``signer`` for one purpose."""
-    return Seal(signer.public_key, signer.nonce, signer.sign(domain, data))
-
-
-def sealed_by(node: NodeId, seal_: Seal, verifier: Verifier, domain: str, data: bytes) -> bool:
-    """Is ``seal_`` that of ``node`` over ``data``?  Total: what is malformed is simply false.  The id is compared
-    first, since it costs a fiftieth of checking a signature."""
-    if ring_id(zone_of(node), seal_.key, seal_.nonce) != node:
-        return False
-    return verifier.verify(seal_.key, domain, data, seal_.signature)
-
-
 class Sealer:
     """One node's seal, and its judgement of others': the port of the machines that need both."""
 
@@ -74,8 +61,12 @@ class Sealer:
         self._signer, self._verifier = signer, verifier
 
     def seal(self, domain: str, data: bytes) -> Seal:
-        return seal(self._signer, domain, data)
+        """``data`` sealed for one purpose, ``domain``."""
+        return Seal(self._signer.public_key, self._signer.nonce, self._signer.sign(domain, data))
 
-    def check(self, node: NodeId, seal_: Seal, domain: str, data: bytes) -> bool:
-        """Is ``seal_`` that of ``node`` over ``data``?"""
-        return sealed_by(node, seal_, self._verifier, domain, data)
+    def check(self, node: NodeId, seal: Seal, domain: str, data: bytes) -> bool:
+        """Is ``seal`` that of ``node`` over ``data``?  Total: what is malformed is simply false.  The id is compared
+        first, since it costs a fiftieth of checking a signature."""
+        if ring_id(zone_of(node), seal.key, seal.nonce) != node:
+            return False
+        return self._verifier.verify(seal.key, domain, data, seal.signature)

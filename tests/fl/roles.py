@@ -14,6 +14,7 @@ from protocol.effects import CancelCompute, CancelTimer, Compute, Effect, Emit, 
 from protocol.events import ComputeDone
 from protocol.ids import AppId, NodeId, ring_id
 from protocol.messages import EMPTY, Contact, Message, Value
+from protocol.signing import Sealer
 from pubsub.heads import Head
 from pubsub.holdings import Holdings
 from pubsub.messages import Partial, WaveId, WaveOpen
@@ -176,8 +177,7 @@ class Stage:
             RoundConfig(),
             out=self.out,
             publish_voters=lambda head, now: self.published.append(head),
-            signer=Named(b"me"),
-            verifier=Trusting(),
+            sealer=Sealer(Named(b"me"), Trusting()),
             label="ward 3",
         )
         self.forest = FakeForest(self.out)

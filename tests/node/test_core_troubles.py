@@ -11,7 +11,8 @@ from fl.messages import Ailment, Complaint, Condition, Trouble
 from fl.notices import Bind, Follow, Refuse, RoundCommitted, StatusChanged, Troubled
 from protocol.errors import Code
 from protocol.events import Received
-from protocol.signing import seal
+from protocol.signing import Sealer
+from simulations.signing import KeyedHashVerifier
 from tests.node.cores import SECOND, Fabric, Machine
 
 TRACE = "File \"app.py\", line 8, in train\nKeyError: 'nope'"
@@ -135,7 +136,7 @@ def inject(machine: Machine, peer: Machine, message: Any) -> None:
 def complaint(of: Machine, by: Machine, app: bytes, sentence: str = "it lies", kind: Ailment = Ailment.FAILED) -> Any:
     """A complaint that names ``of`` and is sealed by ``by``."""
     said = Complaint(of.me.id, kind, 1, of.name, sentence)
-    return Trouble(app, said, seal(by.signer, "trouble", troubles._sealed(app, said)))
+    return Trouble(app, said, Sealer(by.signer, KeyedHashVerifier()).seal("trouble", troubles._sealed(app, said)))
 
 
 def test_nobody_can_put_a_complaint_into_the_mouth_of_another(fabric: Fabric) -> None:
@@ -173,7 +174,8 @@ def test_a_condition_counts_only_from_the_parent_and_under_the_seal_of_the_root(
     assert member.core is not None
     parent = fabric.by_id[member.core.forest.groves[spec.id].tree.parent or b""]
     stranger = next(machine for machine in fabric.machines if machine not in (member, parent))
-    lie = Condition(spec.id, 1, 999, "failing", "all is lost", (), seal(stranger.signer, "condition", b"whatever"))
+    seal = Sealer(stranger.signer, KeyedHashVerifier()).seal("condition", b"whatever")
+    lie = Condition(spec.id, 1, 999, "failing", "all is lost", (), seal)
     before = status(member)
     inject(member, stranger, lie)
     assert member.penalties == []
