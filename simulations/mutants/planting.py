@@ -43,7 +43,7 @@ class Hunt:
     seeds: int
     """Runs until it was caught, or all that were tried."""
     rule: str
-    """The first property that failed."""
+    """The first property that failed; of a bug that raised, what."""
     weather: str = ""
     """Name of the weather in which it was caught."""
     seed: int = 0
@@ -54,7 +54,7 @@ class Hunt:
     def __str__(self) -> str:
         if self.caught:
             return f"{self.name}: caught by {self.rule} after {self.seeds} seed{'s' * (self.seeds > 1)}"
-        return f"{self.name}: SURVIVED {self.seeds} seeds"
+        return f"{self.name}: SURVIVED {self.seeds} seeds" + f", {self.rule}" * bool(self.rule)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations import reference
+from simulations import cli, reference
 from simulations.cli import main
 
 SMALL = """
@@ -64,6 +64,16 @@ def test_a_wrong_file_is_exit_status_3_and_a_remedy(tmp_path: Path, capsys: pyte
 def test_an_unknown_mutant_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mutants", "--only", "nothing"]) == 2
     assert "lost-promise" in capsys.readouterr().err
+
+
+def test_a_planted_bug_that_raises_is_not_caught(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "ask", lambda *words: (None, "TypeError: begin() takes 4 arguments"))
+    assert main(["mutants", "--seeds", "1", "--jobs", "2"]) != 0
+    said = capsys.readouterr().out
+    assert "no-amnesia: SURVIVED 1 seeds, raised: TypeError" in said
+    assert "caught" not in said
 
 
 def test_mutants_prints_what_caught_it(capsys: pytest.CaptureFixture[str]) -> None:
