@@ -262,14 +262,11 @@ class NodeCore:
         self._out.emit(ReplicasFound(token, contacts))
 
     def authorise(self, record: Record) -> bool:
-        if record.kind == Kind.APP:
+        if record.kind in (Kind.APP, Kind.STOP):
             return self._owned(record) and self.apps.records.authorise(record)
-        if record.kind in (Kind.STOP, Kind.VOTERS):
-            descriptor = self.ring.records.get(Kind.APP, record.subject)
-            if record.kind == Kind.STOP:
-                return self._owned(record) and (descriptor is None or descriptor.signer == record.signer)
+        if record.kind == Kind.VOTERS:
             # Of an application that nobody here may have, or has, nothing is to be known.
-            return descriptor is not None and self._judged(record)
+            return self.ring.records.get(Kind.APP, record.subject) is not None and self._judged(record)
         return self._authorise is not None and self._authorise(record)
 
     def _judged(self, record: Record) -> bool:
