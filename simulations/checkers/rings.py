@@ -11,9 +11,6 @@ from .base import Report, who
 NEAR = 12
 """Live nodes on each side that a leaf set must have, as many as it has places, when the ring had time to settle."""
 
-LATE = 1
-"""Of these, as many as may be missing still: the slow exchange of leaf sets brings them."""
-
 
 class Rings:
     """Compares each node's nearest leaves with the truth."""
@@ -34,7 +31,7 @@ class Rings:
             if count < 3:
                 continue
             known = list(ring.view.leaves.neighbours())
-            self._leaves(host, members, now)
+            self._leaves(place, members, now)
             suspected = [other for other in members if ring.view.liveness.suspected(other.id)]
             text = f"{who(host)} still suspects {[who(other) for other in suspected[:3]]}, which run"
             self._report.require(not suspected, "suspicion-ends", now, text)
@@ -44,11 +41,11 @@ class Rings:
                     f"{who(host)} does not know {short(true.id)} on its {side}, but {[short(i) for i in known]}",
                 )  # fmt: skip
 
-    def _leaves(self, host: Host, members: list[Host], now: int) -> None:
-        """Nobody dead in the leaf set, and on each side the nearest of those that live."""
+    def _leaves(self, place: int, members: list[Host], now: int) -> None:
+        """The leaf set of ``members[place]`` has on each side the nearest of those that live."""
+        host, count = members[place], len(members)
         leaves = self._world.core(host).ring.view.leaves
         held = {contact.id: True for contact in leaves}
-        place, count = members.index(host), len(members)
         near = (
             [members[(place + step) % count] for step in range(-NEAR, NEAR + 1) if step]
             if count > 2 * NEAR
