@@ -259,6 +259,8 @@ class Flows:
         if self._fed_by(feed, flow):
             return 0.0, 0.0
         ahead = feed.advance(now) - flow.progress
+        if flow.progress >= flow.size:
+            return 0.0, 0.0  # the feed paid for messages and is behind; its end is what this one waits for
         if ahead < 1.0:
             return min(share, feed.rate), flow.size
         if share <= feed.rate:
