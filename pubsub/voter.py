@@ -327,12 +327,20 @@ class Voter:
 
     def _answer(self, peer: NodeId, message: Message) -> None:
         """Say ``message`` once the ballot behind it is durable."""
+        if self._is_coming(peer, message):
+            if isinstance(message, Accepted):
+                self._out.send(peer, Holding(self.app, message.order))
+            return
         if len(self._pending) >= MAX_PENDING:
             self._count("voter_overflow")
             return
         self._pending.append((peer, message, self._released))
         self._released = []
         self._out.store(self.key(self.app), _encoder.encode(self.ballot))
+
+    def _is_coming(self, peer: NodeId, message: Message) -> bool:
+        """Is this answer on its way to the disk?  Writes for repeated questions would outrun a slow disk for ever."""
+        return any(to == peer and said == message for to, said, _ in self._pending)
 
     def on_stored(self) -> None:
         """One of our stores is durable, in the order in which they were asked for."""

@@ -130,8 +130,22 @@ def test_an_epoch_is_promised_to_one_candidate_only(bench: Bench) -> None:
 
 def test_a_repeated_question_gets_the_same_answer(bench: Bench) -> None:
     bench.prepare(A, 3)
+    assert bench.flush() == [promise(A, 3)]
     bench.prepare(A, 3)
-    assert bench.flush() == [promise(A, 3)] * 2
+    assert bench.flush() == [promise(A, 3)]
+
+
+def test_questions_repeated_while_the_disk_writes_cost_no_further_write(bench: Bench) -> None:
+    for _ in range(9):
+        bench.prepare(A, 3)
+    bench.drain()
+    assert len(bench.stores) == 1
+    assert bench.flush() == [promise(A, 3)]
+    for _ in range(9):
+        bench.accept(head(A, 3, 1))
+    assert bench.drain() == [Holding(APP, (3, 1, 0))] * 8
+    assert len(bench.stores) == 1
+    assert bench.flush() == [accepted(head(A, 3, 1))]
 
 
 def test_a_candidate_that_restarted_is_another_one(bench: Bench) -> None:

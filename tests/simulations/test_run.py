@@ -44,7 +44,7 @@ def test_a_sleeping_root_is_replaced_and_then_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["partition-64", "bulk-64"])
+@pytest.mark.parametrize("name", ["partition-64", "bulk-64", "slow-disks-24", "thin-24"])
 def test_scenarios_hold(name: str) -> None:
     result = run(load(SCENARIOS / f"{name}.toml"))
     assert result.ok, said(result)
