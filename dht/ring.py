@@ -51,7 +51,7 @@ from .view import View
 from .wallclock import WallClock
 
 _CLOCKS = 5
-"""Leaves whose clocks are asked for as soon as this node is a member."""
+"""Leaves whose clocks are asked for as soon as this node is a member, and while too few have told theirs."""
 
 
 class Ring:
@@ -210,6 +210,8 @@ class Ring:
         return mine
 
     def _settle(self, now: int) -> None:
+        if self._view.changed and self._view.ready and not self._clock.confirmed:
+            self._ask_time(now)
         self._view.tell(now)
         self._maintenance.arm(now)
 
@@ -403,12 +405,15 @@ class Ring:
             partners = [self._gateway.active]
         for peer in partners[:1]:
             self._replication.exchange(peer, now)
-        for contact in self._view.leaves.snapshot()[:_CLOCKS]:
-            # Their answers tell what time it is.
-            self._view.liveness.question(contact.id, now)
+        self._ask_time(now)
         self._view.upcalls.ring_ready(now)
         for routed in self._router.release(now):
             self._advance(routed.origin.id, routed, now)
+
+    def _ask_time(self, now: int) -> None:
+        """The answers to pings tell it.  Whoever is there first has nobody to ask until others come."""
+        for contact in self._view.leaves.snapshot()[:_CLOCKS]:
+            self._view.liveness.question(contact.id, now)
 
     # ---- invariants ----
 

@@ -72,6 +72,13 @@ def test_a_node_with_a_wrong_clock_says_so_and_holds_what_the_others_hold() -> N
         assert len(wrong.ring.records) == 1
 
 
+def test_who_was_there_before_the_others_is_told_the_time_when_they_come() -> None:
+    net = Net(12, wall=NOW)
+    hosts = net.grow(3)
+    net.run(2 * SECOND)
+    assert [host.ring.clock_confirmed for host in hosts] == [True] * 3
+
+
 def test_what_a_wrong_clock_refused_comes_once_it_is_known_to_be_wrong() -> None:
     net = Net(12, wall=NOW)
     hosts = net.grow(8)
