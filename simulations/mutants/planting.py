@@ -154,7 +154,10 @@ def skew(seed: int) -> Scenario:
         deaf_beside_id=stream.uniform() < 0.5,
         crash_share=0.0, crash_root=False, freezes=0, freeze_root=False, cuts=0, one_way_cuts=0,
     )  # fmt: skip
-    return msgspec.structs.replace(calm, name=f"skew-{seed}", faults=faults)
+    # All start together and submit at once: that is when the wrong ones may have only each other to go by.
+    nodes = msgspec.structs.replace(calm.nodes, join_s=1.0)
+    applications = msgspec.structs.replace(calm.applications, submit_s=0.0)
+    return msgspec.structs.replace(calm, name=f"skew-{seed}", nodes=nodes, applications=applications, faults=faults)
 
 
 def drizzle(seed: int) -> Scenario:
