@@ -7,7 +7,7 @@ one agrees with itself is judged here, before it is held and passed on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -51,6 +51,15 @@ def voters_version(head: Head) -> int:
     return head.epoch << 32 | head.round << 8 | min(head.revision, 255)
 
 
+class Judgement(NamedTuple):
+    """What a record is worth."""
+
+    sound: bool
+    liar: NodeId | None = None
+    """Who claims that a head was committed which nobody committed; that it really is the signer is still to be checked.
+    Not whoever passed it on: only who knows the descriptor can judge a head."""
+
+
 class Records:
     """Of the applications of one node."""
 
@@ -61,32 +70,25 @@ class Records:
         self._stops: dict[tuple[AppId, bytes], bool] = {}
         """(application, signer) of STOP records without a descriptor."""
 
-    def authorise(self, record: Record) -> bool:
+    def judge(self, record: Record) -> Judgement:
         """Does the record agree with itself, and a head in it prove that it was committed?  Who may own applications is
         for the core to say."""
         if record.kind == Kind.APP:
             spec = decode_spec(record.body)
-            return spec is not None and spec.id == record.subject and spec.owner == record.signer
+            return Judgement(spec is not None and spec.id == record.subject and spec.owner == record.signer)
         if record.kind == Kind.STOP:
             # Of an application that is not known here (any more) nobody can say who owns it: judged when it is learned.
             app = self._host.apps.get(record.subject)
-            return app is None or app.spec.owner == record.signer
-        head = decode_head(record.body)
-        if record.kind != Kind.VOTERS or head is None or head.app != record.subject:
-            return False
-        if voters_version(head) != record.version or not said_by(head.root.id, record):
-            return False
+            return Judgement(app is None or app.spec.owner == record.signer)
+        head = decode_head(record.body) if record.kind == Kind.VOTERS else None
+        if head is None or not said_by(head.root.id, record):
+            return Judgement(False)
         proven = self._host.forest.proven(head)
         if proven is False:
             self._host.forest.count("heads_unproven")
-        return bool(proven)
-
-    def forged(self, record: Record) -> NodeId | None:
-        """Who claims in a VOTERS record that a head was committed which nobody committed; that it really is the signer
-        is still to be checked.  Not whoever passed it on: only who knows the descriptor can judge a head."""
-        head = decode_head(record.body)
-        lies = head is not None and said_by(head.root.id, record) and self._host.forest.proven(head) is False
-        return head.root.id if head is not None and lies else None
+            return Judgement(False, head.root.id)
+        agrees = head.app == record.subject and voters_version(head) == record.version
+        return Judgement(bool(proven) and agrees)
 
     def dropped(self, record: Record) -> None:
         """Nothing is kept of an application whose descriptor is gone, unless this node has a part in it."""

@@ -263,7 +263,7 @@ class NodeCore:
 
     def authorise(self, record: Record) -> bool:
         if record.kind in (Kind.APP, Kind.STOP):
-            return self._owned(record) and self.apps.records.authorise(record)
+            return self._owned(record) and self.apps.records.judge(record).sound
         if record.kind == Kind.VOTERS:
             # Of an application that nobody here may have, or has, nothing is to be known.
             return self.ring.records.get(Kind.APP, record.subject) is not None and self._judged(record)
@@ -271,12 +271,10 @@ class NodeCore:
 
     def _judged(self, record: Record) -> bool:
         """A head in a record: one that nobody committed is its signer's lie, when it is the signer's."""
-        if self.apps.records.authorise(record):
-            return True
-        liar = self.apps.records.forged(record)
-        if liar is not None and verify(record, self._verifier):
-            self._out.penalize(liar, Code.UNAUTHORISED, "record of a head that nobody committed")
-        return False
+        judgement = self.apps.records.judge(record)
+        if judgement.liar is not None and verify(record, self._verifier):
+            self._out.penalize(judgement.liar, Code.UNAUTHORISED, "record of a head that nobody committed")
+        return judgement.sound
 
     def _owned(self, record: Record) -> bool:
         return self._owns is not None and self._owns(record.signer)

@@ -131,6 +131,8 @@ class FakeForest:
         self.ring = FakeRing()
         self.proof: bool | None = True
         """What is found out about heads in records."""
+        self.asked = 0
+        """Proofs that were evaluated."""
         self.groves: dict[AppId, FakeGrove] = {}
 
     def sources(self, app: AppId, *first: NodeId) -> tuple[NodeId, ...]:
@@ -146,6 +148,7 @@ class FakeForest:
         self.heard.append(head)
 
     def proven(self, head: Head) -> bool | None:
+        self.asked += 1
         return self.proof
 
     def conclude(self, app: AppId, now: int) -> None:

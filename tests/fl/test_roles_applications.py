@@ -65,9 +65,9 @@ def stage() -> Stage:
 
 def test_a_descriptor_speaks_for_itself(stage: Stage) -> None:
     good = app_record(stage)
-    assert stage.roles.records.authorise(good)
-    assert not stage.roles.records.authorise(msgspec.structs.replace(good, signer=KEY))
-    assert not stage.roles.records.authorise(msgspec.structs.replace(good, subject=b"?" * 16))
+    assert stage.roles.records.judge(good).sound
+    assert not stage.roles.records.judge(msgspec.structs.replace(good, signer=KEY)).sound
+    assert not stage.roles.records.judge(msgspec.structs.replace(good, subject=b"?" * 16)).sound
     stage.roles.records.changed(good, 0)
     assert stage.forest.joined == [stage.app]
     assert stage.forest.known[0].voters == stage.spec.voters
@@ -94,7 +94,7 @@ def test_a_descriptor_speaks_for_itself(stage: Stage) -> None:
 def test_a_descriptor_on_which_nobody_could_act_is_none(stage: Stage, changed: dict[str, Any]) -> None:
     bad = app_record(stage, **changed)
     assert decode_spec(bad.body) is None
-    assert not stage.roles.records.authorise(bad)
+    assert not stage.roles.records.judge(bad).sound
     stage.roles.records.changed(bad, 0)
     assert stage.forest.known == []
 
@@ -104,29 +104,34 @@ def test_bodies_that_cannot_be_read_are_nobodys_words(stage: Stage, body: bytes)
     assert decode_spec(body) is None
     assert decode_head(body) is None
     for kind in (Kind.APP, Kind.VOTERS, Kind.REVOCATION):
-        assert not stage.roles.records.authorise(record(kind, stage.app, body))
+        assert not stage.roles.records.judge(record(kind, stage.app, body)).sound
         stage.roles.records.changed(record(kind, stage.app, body), 0)
 
 
 def test_heads_are_published_by_the_root_that_they_name(stage: Stage) -> None:
     good = voters_record(stage)
-    assert stage.roles.records.authorise(good)
-    assert not stage.roles.records.authorise(msgspec.structs.replace(good, signer=OWNER))
-    assert not stage.roles.records.authorise(msgspec.structs.replace(good, subject=b"?" * 16))
-    assert not stage.roles.records.authorise(msgspec.structs.replace(good, version=good.version + 1))
+    assert stage.roles.records.judge(good).sound
+    assert not stage.roles.records.judge(msgspec.structs.replace(good, signer=OWNER)).sound
+    assert not stage.roles.records.judge(msgspec.structs.replace(good, subject=b"?" * 16)).sound
+    assert not stage.roles.records.judge(msgspec.structs.replace(good, version=good.version + 1)).sound
 
 
 def test_a_record_of_a_head_that_nobody_committed_is_its_signers_fault(stage: Stage) -> None:
     stage.forest.proof = False
-    assert not stage.roles.records.authorise(voters_record(stage))
-    assert stage.roles.records.forged(voters_record(stage)) == ROOT.id
-    assert stage.roles.records.forged(msgspec.structs.replace(voters_record(stage), signer=OWNER)) is None
+    assert stage.roles.records.judge(voters_record(stage)) == (False, ROOT.id)
+    assert stage.roles.records.judge(msgspec.structs.replace(voters_record(stage), signer=OWNER)) == (False, None)
+
+
+def test_a_proof_is_evaluated_once_for_each_record(stage: Stage) -> None:
+    for proof in (True, False, None):
+        stage.forest.proof, stage.forest.asked = proof, 0
+        stage.roles.records.judge(voters_record(stage))
+        assert stage.forest.asked == 1
 
 
 def test_a_record_of_an_application_that_is_not_known_is_nobodys_fault(stage: Stage) -> None:
     stage.forest.proof = None
-    assert not stage.roles.records.authorise(voters_record(stage))
-    assert stage.roles.records.forged(voters_record(stage)) is None
+    assert stage.roles.records.judge(voters_record(stage)) == (False, None)
 
 
 def test_later_heads_have_larger_versions(stage: Stage) -> None:
@@ -143,8 +148,8 @@ def test_heads_are_handed_down_to_the_forest(stage: Stage) -> None:
 
 def test_only_the_owner_stops(stage: Stage) -> None:
     stage.roles.records.changed(app_record(stage), 0)
-    assert not stage.roles.records.authorise(stop_record(stage, KEY))
-    assert stage.roles.records.authorise(stop_record(stage))
+    assert not stage.roles.records.judge(stop_record(stage, KEY)).sound
+    assert stage.roles.records.judge(stop_record(stage)).sound
     stage.roles.records.changed(stop_record(stage), 0)
     assert status(stage) == "stopped"
     assert stage.forest.concluded == [stage.app]
@@ -153,7 +158,7 @@ def test_only_the_owner_stops(stage: Stage) -> None:
 @pytest.mark.parametrize(("signer", "over"), [(OWNER, True), (KEY, False)])
 def test_a_stop_may_come_before_the_descriptor(stage: Stage, signer: bytes, over: bool) -> None:
     order = stop_record(stage, signer)
-    assert stage.roles.records.authorise(order)
+    assert stage.roles.records.judge(order).sound
     stage.roles.records.changed(order, 0)
     stage.roles.records.changed(app_record(stage), 0)
     assert (status(stage) == "stopped") is over

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import msgspec
+import pytest
 
 from dht.config import RingConfig
 from dht.messages import Ping, Pong, Record, RecordPush
 from dht.records import Kind, sign_record
 from fl import spec as specs
 from fl.notices import Bind, Publish, RecordChanged, Start, Trust
+from fl.records import voters_version
 from node.core import CoreConfig, NodeCore
 from protocol import effects as fx
 from protocol import events as ev
 from protocol.errors import Code
 from protocol.ids import ring_id
 from protocol.messages import Contact, Value
+from pubsub.forest import Forest
+from pubsub.heads import Head
 from pubsub.messages import Prepare, TreeJoin, TreeRefuse
 from simulations.signing import KeyedHashSigner, KeyedHashVerifier
 
@@ -112,6 +116,26 @@ def test_a_revocation_outlives_a_flood_by_an_owner_and_a_restart() -> None:
     again = Node(SMALL, dict(node.disk))
     assert revocation() in again.heard
     assert again.held() == again.on_disk() == node.held()
+
+
+def test_a_proof_that_fails_is_evaluated_once_and_costs_its_signer(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, root = Node(), KeyedHashSigner(3, "root")
+    signer = Contact(ring_id(0, root.public_key))
+    node.relay([descriptor(OWNER, 1)])
+    (app,) = node.core.apps.apps
+    head = Head(app, 1, 4, signer, (signer,), Value(1, b"x"))
+    asked: list[Head] = []
+    proven = Forest.proven
+
+    def counted(forest: Forest, said: Head) -> bool | None:
+        asked.append(said)
+        return proven(forest, said)
+
+    monkeypatch.setattr(Forest, "proven", counted)
+    body = msgspec.msgpack.encode(head.outline())
+    node.relay([sign_record(root, Kind.VOTERS, app, voters_version(head), 90 * DAY, body)])
+    assert len(asked) == 1
+    assert node.penalties == [(signer.id, Code.UNAUTHORISED)]
 
 
 def test_what_is_evicted_leaves_disk_and_memory() -> None:
