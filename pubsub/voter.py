@@ -28,6 +28,7 @@ from .config import TreeConfig
 from .heads import Head, Life, Warrant
 from .holdings import Holdings
 from .messages import FAR, LEAP, Accept, Accepted, Holding, Prepare, Promise, Reign, Stale
+from .paces import Paces
 from .ports import Overlay
 from .proofs import Proofs
 
@@ -101,7 +102,7 @@ class Voter:
         """Artifacts of older heads, to be let go with the next store."""
         self._heard = -1
         """When the root that this voter follows last said that it reigns, ns; -1: never."""
-        self._paces: dict[NodeId, tuple[int, int]] = {}
+        self._paces = Paces(config.epoch_burst, config.epoch_pause, MAX_CANDIDATES)
         """Candidate → (epochs that it may still ask for at once, since when)."""
 
     @staticmethod
@@ -130,7 +131,7 @@ class Voter:
             self._refuse(peer)
         elif not self._plausible(candidate):
             self._count("candidates_implausible")
-        elif not self._in_pace(peer, now):
+        elif not self._paces.take(peer, now):
             self._count("candidates_hasty")
         else:
             self._stop_listening()
@@ -162,17 +163,6 @@ class Voter:
         near = self._ring.closest(self.app, self._config.standing)
         mine = closeness(self.app, candidate.id)
         return sum(closeness(self.app, contact.id) < mine for contact in near) < self._config.standing
-
-    def _in_pace(self, peer: NodeId, now: int) -> bool:
-        """A bucket for each candidate: a burst of epochs, then about one a second."""
-        burst, pause = self._config.epoch_burst, self._config.epoch_pause
-        left, since = self._paces.pop(peer, (burst, now))
-        gained = (now - since) // pause
-        left, since = min(left + gained, burst), since + gained * pause
-        self._paces[peer] = (max(left - 1, 0), since)
-        if len(self._paces) > MAX_CANDIDATES:
-            del self._paces[next(iter(self._paces))]
-        return left > 0
 
     def _refuse(self, peer: NodeId) -> None:
         self._count("stale_refused")
