@@ -66,6 +66,18 @@ class Ghost:
         self.asked = since
         """When it was last looked for, ns."""
 
+    def moved(self, contact: Contact) -> None:
+        """It may be found elsewhere by now."""
+        self.contact = contact
+
+    def departed(self, *, final: bool) -> None:
+        """It is gone, once more; ``final``: on purpose."""
+        self.final |= final
+
+    def ask(self, at: int) -> None:
+        """It is looked for now."""
+        self.asked = at
+
     @property
     def sought(self) -> bool:
         """Worth asking whether it lives."""

@@ -49,7 +49,7 @@ class Gateway:
         offered = [contact for contact in leaves if not self._view.foreign(contact)]
         self._candidates = {contact.id: contact for contact in (*self._seeds, *offered, *gateways)}
         self._tried = {peer: attempt for peer, attempt in self._tried.items() if peer in self._candidates}
-        self._view.seeds = tuple(self._candidates.values())
+        self._view.seek_among(tuple(self._candidates.values()))
 
     def _seek(self, now: int) -> None:
         """Ask the candidate that was asked least recently, until there are two gateways."""
@@ -83,7 +83,10 @@ class Gateway:
         if self.standby is None:
             self._seek(now)
 
-    def failed(self, peer: NodeId, now: int) -> None:
+    def on_probe(self, peer: NodeId, message: LeafProbe, now: int) -> None:
+        """A leaf member has no leaves to tell of."""
+
+    def unreachable(self, peer: NodeId, now: int) -> None:
         """A candidate could not be reached."""
         first_round = self._attempt <= len(self._candidates)
         if self.active is None and first_round and self._tried.get(peer) == self._attempt:
@@ -93,13 +96,18 @@ class Gateway:
         self.active = peer
         self._attend(now)
         if not self._view.ready:
-            self._view.ready = True
+            self._view.answer_for_keys(True)
             self._on_ready(now)
 
     def _attend(self, now: int) -> None:
         """Route by the active gateway and listen to both."""
-        self._view.uplink = None if self.active is None else self._candidates[self.active]
+        self._view.attach(None if self.active is None else self._candidates[self.active])
         self._view.liveness.set_neighbours([peer for peer in (self.active, self.standby) if peer is not None], now)
+
+    def _detach(self) -> None:
+        self.active = None
+        self._view.attach(None)
+        self._view.answer_for_keys(False)
 
     def lost(self, peer: NodeId, now: int) -> None:
         """``peer`` died."""
@@ -109,14 +117,13 @@ class Gateway:
             standby, self.standby = self.standby, None
             self._activate(standby, now)
         elif peer == self.active:
-            self.active = self._view.uplink = None
-            self._view.ready = False
+            self._detach()
         else:
             return
         self._tried[peer] = self._attempt
         self._seek(now)
 
     def stop(self) -> None:
-        self.active = self.standby = self._view.uplink = None
-        self._view.ready = False
+        self.standby = None
+        self._detach()
         self._view.out.cancel_timer(TIMER)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from protocol.ids import NodeId, closeness, shared_prefix
 from protocol.messages import Contact, Routed
 
-from .messages import JoinRing, RowShare, Welcome
+from .messages import JoinRing, LeafProbe, LeafReply, RowShare, Welcome
 from .probing import Prober
 from .routing import Router
 from .view import View
@@ -91,7 +91,7 @@ class Joiner:
         """After a long sleep others may have taken this node for dead: be known again before being responsible."""
         if self.phase is not Phase.READY:
             return
-        self._view.ready = False
+        self._view.answer_for_keys(False)
         self._introduce(self._view.leaves.nearest(self._view.config.join_side), now)
 
     def _introduce(self, contacts: list[Contact], now: int) -> None:
@@ -116,7 +116,7 @@ class Joiner:
 
     def stop(self) -> None:
         self.phase = Phase.IDLE
-        self._view.ready = False
+        self._view.answer_for_keys(False)
         self._view.out.cancel_timer(TIMER)
 
     def on_timer(self, now: int) -> None:
@@ -185,6 +185,21 @@ class Joiner:
         for contact in message.contacts:
             self._view.consider(contact)
 
+    # ---- neighbours answer, or are gone ----
+
+    def on_probe(self, peer: NodeId, message: LeafProbe, now: int) -> None:
+        self._prober.on_probe(peer, message, now)
+
+    def on_reply(self, peer: NodeId, message: LeafReply, now: int) -> None:
+        self._prober.on_reply(peer, message, now)
+        self.settle(now)
+
+    def unreachable(self, peer: NodeId, now: int) -> None:
+        self.settle(now)
+
+    def lost(self, peer: NodeId, now: int) -> None:
+        self.settle(now)
+
     def settle(self, now: int) -> None:
         """Something changed among the probes: are all near neighbours accounted for?"""
         if self.phase is not Phase.PROBING or self._prober.blocking(self._view.config.join_side):
@@ -197,7 +212,7 @@ class Joiner:
     def _become_ready(self, now: int) -> None:
         view = self._view
         self.phase = Phase.READY
-        view.ready = True
+        view.answer_for_keys(True)
         view.out.cancel_timer(TIMER)
         fellows, self._fellows = self._fellows, {}
         self._asked.clear()

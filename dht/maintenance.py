@@ -78,9 +78,8 @@ class Maintenance:
         self._retry_armed = False
         view = self._view
         if view.lost_leaf:
-            if view.lost_neighbour:
+            if view.mended():
                 self._prober.announce(now)
-            view.lost_leaf = view.lost_neighbour = False
             self._repair_again = now + 2 * view.config.care_period
             for contact in view.leaves.edges():
                 self._prober.probe(contact, now)
@@ -149,7 +148,7 @@ class Maintenance:
         if sought:
             # The latest loss first: a process that restarts, a link that comes back.
             ghost = fresh.pop() if fresh else view.stream.choice(sought)
-            ghost.asked = max(now, ghost.since + 1)
+            ghost.ask(max(now, ghost.since + 1))
             self._joiner.refresh(ghost.contact)
         elif alone and view.seeds:
             self._joiner.refresh(view.stream.choice(view.seeds))

@@ -12,7 +12,7 @@ from typing import Protocol
 from protocol.ids import NodeId
 from protocol.messages import Contact, Message
 
-from .messages import Record
+from .messages import LeafProbe, LeafReply, Record
 
 
 class Verdict(enum.Enum):
@@ -20,6 +20,23 @@ class Verdict(enum.Enum):
 
     CONTINUE = "continue"
     CONSUME = "consume"
+
+
+class Entrance(Protocol):
+    """How this node gets into the ring, and back in: a full member joins it, one that only dials out has gateways."""
+
+    def start(self, now: int) -> None: ...
+    def stop(self) -> None: ...
+    def on_timer(self, now: int) -> None: ...
+    def on_probe(self, peer: NodeId, message: LeafProbe, now: int) -> None: ...
+    def on_reply(self, peer: NodeId, message: LeafReply, now: int) -> None: ...
+    def unreachable(self, peer: NodeId, now: int) -> None:
+        """A probe to ``peer`` could not be delivered."""
+        ...
+
+    def lost(self, peer: NodeId, now: int) -> None:
+        """``peer`` is dead, and in no table any more."""
+        ...
 
 
 class Upcalls(Protocol):

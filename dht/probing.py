@@ -116,7 +116,7 @@ class Prober:
         ghost = self._view.ghosts.get(contact.id)
         if ghost is None or ghost.final or now - ghost.asked < self._view.config.near_period:
             return False
-        ghost.asked = now
+        ghost.ask(now)
         return True
 
     # ---- time and failure ----

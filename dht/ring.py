@@ -1,9 +1,9 @@
 """One node's part in the ring of its zone: a Pastry overlay with consistent joins (``DESIGN`` section 6).
 
 The parts share one :class:`~dht.view.View` and stand in files of their own: ``tables`` and ``contacts`` (what is
-known), ``liveness`` (who is there), ``join`` and ``probing`` (becoming known), ``routing``, ``maintenance`` (staying
-closed), ``records`` and ``replication`` (what all agree on), ``lookup``, and ``gateway`` for nodes that can only dial
-out.  This module hands every event to the part that it concerns.
+known), ``liveness`` and ``failures`` (who is there, and who is not), ``join`` and ``probing`` (becoming known),
+``routing``, ``maintenance`` (staying closed), ``records`` and ``replication`` (what all agree on), ``lookup``, and
+``gateway`` for nodes that can only dial out.  This module hands every event to the part that it concerns.
 
 A message is lost, late, repeated or a lie as it pleases: nothing is done only once (probes and searches repeat, ping
 digests and leaf-set exchanges find what was missed), nothing harms twice, and hearsay is checked before it is believed.
@@ -23,6 +23,7 @@ from protocol.streams import Stream
 
 from . import join, liveness, maintenance
 from .config import RingConfig
+from .failures import Failures
 from .gateway import Gateway
 from .join import Joiner
 from .lookup import Lookup
@@ -42,7 +43,7 @@ from .messages import (
     RowShare,
     Welcome,
 )
-from .ports import Upcalls
+from .ports import Entrance, Upcalls
 from .probing import Prober
 from .records import RecordTable
 from .replication import Replication
@@ -58,8 +59,8 @@ class Ring:
     """Ring membership, routing, failure detection and records of one node."""
 
     __slots__ = (
-        "_clock", "_gateway", "_joiner", "_lookup", "_maintenance", "_prober", "_replication", "_router", "_view", "me",
-        "records",
+        "_clock", "_entrance", "_failures", "_joiner", "_lookup", "_maintenance", "_prober", "_replication", "_router",
+        "_view", "me", "records",
     )  # fmt: skip
 
     def __init__(
@@ -83,7 +84,8 @@ class Ring:
         self._maintenance = Maintenance(self._view, self._prober, self._joiner, self._lookup)
         self._clock = WallClock(wall_offset)
         self._replication = Replication(self._view, self.records, self._clock)
-        self._gateway = None if me.dialable else Gateway(self._view, self._became_ready)
+        self._entrance: Entrance = self._joiner if me.dialable else Gateway(self._view, self._became_ready)
+        self._failures = Failures(self._view, self._prober, self._entrance, self._joiner, self._lookup, self._router)
 
     # ---- for the layers above ----
 
@@ -99,12 +101,8 @@ class Ring:
 
     def start(self, seeds: tuple[Contact, ...], now: int) -> None:
         """Enter the ring through any of ``seeds``; with none, be the first."""
-        self._view.started = True
-        self._view.seeds = tuple(seed for seed in seeds if not self._view.foreign(seed))
-        if self._gateway is not None:
-            self._gateway.start(now)
-        else:
-            self._joiner.start(now)
+        self._view.begin(seeds)
+        self._entrance.start(now)
         self._maintenance.start(now)
         self._settle(now)
 
@@ -113,14 +111,11 @@ class Ring:
         view = self._view
         for peer in dict.fromkeys([contact.id for contact in view.leaves] + view.liveness.monitored):
             view.out.send(peer, Goodbye())
-        if self._gateway is not None:
-            self._gateway.stop()
-        else:
-            self._joiner.stop()
+        self._entrance.stop()
         view.liveness.clear()
         self._prober.clear()
         self._maintenance.stop()
-        view.started = False
+        view.end()
 
     def route(self, key: bytes, message: Message, now: int) -> None:
         """Send ``message`` from here towards whoever is closest to ``key``; may deliver here, at once."""
@@ -218,7 +213,7 @@ class Ring:
     def _received(self, event: Received, now: int) -> bool:
         peer, message = event.peer, event.message
         view = self._view
-        view.current = peer
+        view.listen(peer)
         handler = self._MESSAGES.get(type(message))
         if type(message) is Pong:
             rtt = view.liveness.pong(peer, message.nonce, now)
@@ -229,7 +224,7 @@ class Ring:
         if self._lookup.busy:
             self._lookup.heard(peer, now)
         if view.ghosts and peer in view.ghosts and view.started and type(message) is not Goodbye:
-            self._revive(peer, now)
+            self._failures.revive(peer, now)
         if handler is None:
             return False
         if view.started:
@@ -237,11 +232,6 @@ class Ring:
         elif isinstance(message, Ping | LeafProbe):
             view.out.send(peer, Goodbye())
         return True
-
-    def _revive(self, peer: NodeId, now: int) -> None:
-        contact = self._view.revive(peer, now)
-        if contact is not None and contact.id in self._view.leaves:
-            self._prober.probe(contact, now)
 
     def _sample(self, peer: NodeId, rtt: int | None) -> None:
         """Proximity: a measured round trip may win a slot of the routing table."""
@@ -256,8 +246,8 @@ class Ring:
         return False
 
     def _timer_fired(self, event: TimerFired, now: int) -> bool:
-        self._view.current = b""
-        if self._view.liveness.lagged(event.due, now) and self._gateway is None:
+        self._view.listen(b"")
+        if self._view.liveness.lagged(event.due, now):
             self._joiner.revalidate(now)
         handler = self._TIMERS.get(event.timer)
         if handler is None:
@@ -273,52 +263,13 @@ class Ring:
         if event.why == "idle":
             self._view.liveness.linked(event.peer, False)
         else:
-            self._lost(event.peer, event.why, now)
+            self._failures.lost(event.peer, event.why, now)
         return False
 
-    def _lost(self, peer: NodeId, why: str, now: int) -> None:
-        """``peer`` is dead."""
-        self._view.bury(peer, why, now)
-        self._prober.drop(peer)
-        if self._gateway is not None:
-            self._gateway.lost(peer, now)
-        else:
-            self._joiner.settle(now)
-
     def _send_failed(self, event: SendFailed, now: int) -> bool:
-        peer, message = event.peer, event.message
-        view = self._view
-        view.current = b""
-        if isinstance(message, Ping):
-            self._lookup.unreachable(peer, now)
-            if view.liveness.refused(peer, now):
-                self._lost(peer, "refused", now)
-        elif isinstance(message, LeafProbe):
-            self._prober.failed(peer, now)
-            if self._gateway is not None:
-                self._gateway.failed(peer, now)
-            else:
-                self._joiner.settle(now)
-        elif isinstance(message, Routed):
-            self._reroute(peer, message, now)
-            return True
-        elif peer in view.leaves or view.table.get(peer) is not None:
-            view.liveness.suspect(peer, now)
-        return type(message) in self._MESSAGES
-
-    def _reroute(self, peer: NodeId, routed: Routed, now: int) -> None:
-        view = self._view
-        if view.contact(peer) is not None and peer not in view.ghosts:
-            view.liveness.suspect(peer, now)
-        if isinstance(routed.message, JoinRing):
-            if routed.origin.id == self.me.id:
-                self._joiner.failed(peer, now)
-            return
-        back = Routed(routed.key, routed.origin, routed.hops - 1, routed.message)
-        if isinstance(routed.message, FindReplicas):
-            self._lookup.on_request(back, now)
-        else:
-            self._router.forward(back, now)
+        self._view.listen(b"")
+        self._failures.undelivered(event.peer, event.message, now)
+        return type(event.message) in self._MESSAGES
 
     # ---- messages ----
 
@@ -344,15 +295,10 @@ class Ring:
         self._replication.compare(peer, message.digest, now)
 
     def _on_leaf_probe(self, peer: NodeId, message: LeafProbe, now: int) -> None:
-        if self._gateway is None:
-            self._prober.on_probe(peer, message, now)
+        self._entrance.on_probe(peer, message, now)
 
     def _on_leaf_reply(self, peer: NodeId, message: LeafReply, now: int) -> None:
-        if self._gateway is not None:
-            self._gateway.on_reply(peer, message, now)
-        else:
-            self._prober.on_reply(peer, message, now)
-            self._joiner.settle(now)
+        self._entrance.on_reply(peer, message, now)
 
     def _on_join(self, peer: NodeId, message: JoinRing, now: int) -> None:
         self._joiner.on_fellow(peer, message.joiner, now)
@@ -364,7 +310,7 @@ class Ring:
         self._joiner.on_welcome(peer, message, now)
 
     def _on_goodbye(self, peer: NodeId, message: Goodbye, now: int) -> None:
-        self._lost(peer, "left", now)
+        self._failures.lost(peer, "left", now)
 
     def _on_replicas(self, peer: NodeId, message: Replicas, now: int) -> None:
         self._lookup.on_answer(message, now)
@@ -379,12 +325,11 @@ class Ring:
 
     def _on_live(self, now: int) -> None:
         for peer, _ in self._view.liveness.tick(now):
-            self._lost(peer, "silent", now)
+            self._failures.lost(peer, "silent", now)
 
     def _on_retry(self, now: int) -> None:
         self._maintenance.on_retry(now)
-        if self._gateway is None:
-            self._joiner.settle(now)
+        self._joiner.settle(now)
 
     def _on_care(self, now: int) -> None:
         self._replication.expire(now)
@@ -394,19 +339,15 @@ class Ring:
         self._maintenance.on_heal(now)
 
     def _on_join_timer(self, now: int) -> None:
-        if self._gateway is not None:
-            self._gateway.on_timer(now)
-        else:
-            self._joiner.on_timer(now)
+        self._entrance.on_timer(now)
 
     def _became_ready(self, now: int) -> None:
-        partners = list(self._view.leaves.neighbours())
-        if self._gateway is not None and self._gateway.active is not None:
-            partners = [self._gateway.active]
+        view = self._view
+        partners = list(view.leaves.neighbours()) if view.uplink is None else [view.uplink.id]
         for peer in partners[:1]:
             self._replication.exchange(peer, now)
         self._ask_time(now)
-        self._view.upcalls.ring_ready(now)
+        view.upcalls.ring_ready(now)
         for routed in self._router.release(now):
             self._advance(routed.origin.id, routed, now)
 

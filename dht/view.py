@@ -69,6 +69,38 @@ class View:
         """The gateway of a leaf member."""
         self._zone = me.id[:ZONE_BYTES]
 
+    # ---- this node's own state ----
+
+    def begin(self, seeds: tuple[Contact, ...]) -> None:
+        """This node takes part from now on; ``seeds`` are who may let it in."""
+        self.started = True
+        self.seek_among(tuple(seed for seed in seeds if not self.foreign(seed)))
+
+    def end(self) -> None:
+        """This node has left."""
+        self.started = False
+
+    def seek_among(self, seeds: tuple[Contact, ...]) -> None:
+        """Whom to turn to when nobody else is left."""
+        self.seeds = seeds
+
+    def answer_for_keys(self, ready: bool) -> None:
+        """This node is responsible from now on, or not any more."""
+        self.ready = ready
+
+    def attach(self, uplink: Contact | None) -> None:
+        """A leaf member routes everything by ``uplink``."""
+        self.uplink = uplink
+
+    def listen(self, peer: NodeId) -> None:
+        """A message of ``peer`` is being handled; of nobody when it is empty."""
+        self.current = peer
+
+    def mended(self) -> bool:
+        """Others are asked for in place of the leaves that were lost; was an immediate neighbour among those?"""
+        neighbour, self.lost_leaf, self.lost_neighbour = self.lost_neighbour, False, False
+        return neighbour
+
     # ---- questions ----
 
     def contact(self, peer: NodeId) -> Contact | None:
@@ -113,7 +145,7 @@ class View:
         ghost = self.ghosts.get(contact.id)
         if ghost is not None:
             if supersedes(contact, ghost.contact):
-                ghost.contact = contact
+                ghost.moved(contact)
         elif contact.id != self.me.id and contact.id not in self.leaves:
             self.book.put(contact)
 
@@ -157,7 +189,7 @@ class View:
         final = why in ("left", "revoked")
         ghost = self.ghosts.get(peer)
         if ghost is not None:
-            ghost.final |= final
+            ghost.departed(final=final)
             if not self.liveness.monitors(peer):
                 return
         contact = self.contact(peer)

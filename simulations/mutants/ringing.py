@@ -16,7 +16,7 @@ def leaf_set_never_repaired() -> AbstractContextManager[None]:
     original = Maintenance.on_retry
 
     def on_retry(self: Maintenance, now: int) -> None:
-        self._view.lost_leaf = self._view.lost_neighbour = False
+        self._view.mended()
         original(self, now)
 
     def exchanged(self: Maintenance, now: int) -> None:
