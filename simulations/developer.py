@@ -137,7 +137,7 @@ class Developer:
         self._engine.command(host, Confirm(spec.id))
 
     def _deposited(self, now: int, host: Host, effect: Any) -> None:
-        """As ``node.operations`` decides it."""
+        """As ``node.submission`` decides it."""
         notice: Deposited = effect.notice
         submission = self.by_app.get(notice.app)
         if submission is None or submission.spec is None or submission.accepted:

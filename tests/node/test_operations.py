@@ -19,7 +19,7 @@ from fl import spec as specs
 from fl.data.binding import Binding
 from fl.sdk import App, outline
 from fl.spec import AppSpec
-from node import operations
+from node import waiting
 from node.assembly import Node
 from node.config import NodeConfig, NodeSection, WorkerSection
 from node.contacts import save_contacts
@@ -244,7 +244,7 @@ def test_what_a_node_without_workers_and_models_cannot_do(tmp_path: Path) -> Non
 
 
 def test_what_never_comes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(waiting, "PATIENCE_S", 0.0)
 
     async def run() -> None:
         async with founder(tmp_path / "a") as a:
