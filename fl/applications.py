@@ -22,6 +22,7 @@ from pubsub.forest import Forest
 from pubsub.heads import Head
 from pubsub.messages import WaveId, WaveOpen
 from pubsub.ports import Gathering, Genesis, HandedIn, OpenWave
+from pubsub.tree import Tree
 
 from .aggregator import Combined, combine
 from .bests import Bests
@@ -70,12 +71,16 @@ class Application:
         self.status = ("known", "")
         self.role: tuple[str, NodeId | None, int, tuple[NodeId, ...]] | None = None
 
+    @property
+    def rooted(self) -> bool:
+        """This node is its root."""
+        return self.coordinator is not None
+
 
 class Applications:
     """The federated roles of one node."""
 
     forest: Forest
-    """Set by the core right after construction: the forest needs us, and we need the forest."""
 
     def __init__(
         self,
@@ -103,6 +108,10 @@ class Applications:
         self._ends: dict[AppId, int] = {}
         """Last rounds of applications that ended by rumour, while the tree still owes the head itself."""
 
+    def attach(self, forest: Forest) -> None:
+        """To be called right after construction: the forest needs us, and we need the forest."""
+        self.forest = forest
+
     # ---- called by the records ------------------------------------------------------------------------------------
 
     def learn(self, spec: AppSpec, now: int) -> bool:
@@ -121,8 +130,8 @@ class Applications:
     def concluded(self, head: Head, now: int) -> None:
         """A record has the last head."""
         self.out.emit(Concluded(head.app, head))
-        grove = self.forest.groves.get(head.app)
-        if head.app in self.apps and grove is not None and (grove.tree.is_root or grove.tree.parent is not None):
+        tree = self.tree(head.app)
+        if head.app in self.apps and tree is not None and tree.attached:
             # The rumour overtakes the tree, which brings the head itself: contributors, metrics, model.
             self.out.set_timer(("fl.end", head.app), now + self.config.farewell)
             self._ends[head.app] = head.round
@@ -237,7 +246,7 @@ class Applications:
         self.troubles.committed(app_id, head, now)
         if app.worker is not None:
             app.worker.committed(head.round)
-        if app.coordinator is not None and head.epoch == self.forest.groves[app_id].proposer.epoch:
+        if app.coordinator is not None and head.epoch == self.epoch(app_id):
             app.coordinator.committed(head, now)
         if head.finished:
             unmeasured = "" if head.contributors else "; nobody has evaluated its model"
@@ -263,10 +272,9 @@ class Applications:
         self.out.emit(SteppedDown(app_id, epoch))
 
     def tree_changed(self, app_id: AppId, now: int) -> None:
-        app, grove = self.apps.get(app_id), self.forest.groves.get(app_id)
-        if app is None or grove is None:
+        app, tree = self.apps.get(app_id), self.tree(app_id)
+        if app is None or tree is None:
             return
-        tree = grove.tree
         self.troubles.tree_changed(app_id, now)
         role = "none"
         if tree.is_root:
@@ -317,7 +325,7 @@ class Applications:
             return False
         return True
 
-    # ---- called by the role machines --------------------------------------------------------------------------------
+    # ---- called by the parts; `ports` says for what -----------------------------------------------------------------
 
     def open_wave(self, message: WaveOpen, gathering: Gathering | None, now: int) -> None:
         self.forest.groves[message.app].waves.open(message, now, gathering)
@@ -325,26 +333,35 @@ class Applications:
     def propose(self, head: Head, now: int) -> None:
         self.forest.groves[head.app].propose(head, now)
 
-    def reigns(self, coordinator: Coordinator) -> bool:
-        """Is ``coordinator`` still the one that speaks for its application here?"""
-        app = self.apps.get(coordinator.spec.id)
+    def reigns(self, app_id: AppId, coordinator: object) -> bool:
+        app = self.apps.get(app_id)
         return app is not None and app.coordinator is coordinator
 
     def complain(self, app_id: AppId, round_: int, error: str, now: int) -> None:
-        """The local work failed: said here and to the root; the round goes on without this node.
-
-        ``error`` is a sentence, followed by lines of a traceback when user code raised.
-        """
+        """The local work failed: said here and to the root; the round goes on without this node."""
         self.forest.count("work_failed")
         sentence, _, trace = error.partition("\n")
         self.out.emit(WorkFailed(app_id, sentence, trace))
         self.troubles.failed(app_id, round_, error, now)
 
+    def stumbled(self, app_id: AppId, round_: int, error: str, now: int) -> None:
+        self.troubles.stumbled(app_id, round_, error, now)
+
     def described(self, app_id: AppId, sums: dict[str, float], workers: int, now: int) -> None:
         self.out.emit(DataDescribed(app_id, sums, workers))
 
+    def tree(self, app_id: AppId) -> Tree | None:
+        grove = self.forest.groves.get(app_id)
+        return grove.tree if grove is not None else None
+
+    def live_root(self, app_id: AppId) -> Contact | None:
+        grove = self.forest.groves.get(app_id)
+        return grove.rendezvous.live_root if grove is not None else None
+
+    def epoch(self, app_id: AppId) -> int:
+        return self.forest.groves[app_id].proposer.epoch
+
     def outcome(self, app_id: AppId) -> str | None:
-        """How the application ended, ``finished`` or ``stopped``; None while it lives or was never heard of."""
         return self._over.get(app_id)
 
     # ---- end --------------------------------------------------------------------------------------------------------
@@ -355,10 +372,7 @@ class Applications:
             return False
         app_id = timer[1]
         assert isinstance(app_id, bytes)
-        if timer[0] == "fl.refused":
-            self.troubles.on_refused_timer(app_id, now)
-        elif timer[0] == "fl.tell":
-            self.troubles.on_tell_timer(app_id, now)
+        self.troubles.on_timer(timer[0], app_id, now)
         app = self.apps.get(app_id)
         if timer[0] == "fl.end" and app_id in self._ends:
             self.end(app_id, "finished", f"after round {self._ends[app_id]}", now)

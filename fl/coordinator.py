@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,12 +31,9 @@ from .aggregator import Combined, combine
 from .messages import Order, Report, Work, decode_report, encode
 from .metrics import means
 from .notices import WaveStarted
+from .ports import CoordinatorHost
 from .spec import AppSpec
 from .tasks import Finish, Finished
-
-if TYPE_CHECKING:
-    from .applications import Applications
-
 
 _NOBODY = Partial(0.0, EMPTY, ())
 """What nobody has contributed."""
@@ -52,7 +48,7 @@ class Coordinator:
         "_work", "described", "spec",
     )  # fmt: skip
 
-    def __init__(self, spec: AppSpec, head: Head, host: Applications) -> None:
+    def __init__(self, spec: AppSpec, head: Head, host: CoordinatorHost) -> None:
         self.spec, self._head, self._host = spec, head, host
         self._work = Work.DESCRIBE
         self._wave = WaveId(head.epoch, head.round, -1)
@@ -170,7 +166,7 @@ class Coordinator:
         self._host.status(self.spec.id, "running", "", now)
 
         def merged(result: Combined, at: int) -> None:
-            if wave == self._wave and self._host.reigns(self):
+            if wave == self._wave and self._host.reigns(self.spec.id, self):
                 self._merged(result, at)
 
         if self._parts or self._work is not Work.EVALUATE:
@@ -208,10 +204,10 @@ class Coordinator:
         wave, head = self._wave, self._head
 
         def finished(result: Finished | None, error: str, at: int) -> None:
-            if wave != self._wave or not self._host.reigns(self):
+            if wave != self._wave or not self._host.reigns(self.spec.id, self):
                 return
             if result is None:
-                self._host.troubles.stumbled(self.spec.id, wave.round, error, at)
+                self._host.stumbled(self.spec.id, wave.round, error, at)
                 self._again(error, at)
             else:
                 self._propose(total, result.model, result.state, at)

@@ -8,16 +8,12 @@ nothing of a run that goes on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from protocol.ids import AppId, NodeId
 from protocol.messages import Contact
 from pubsub.messages import HeadAnswer, HeadQuery
 
 from .notices import RoundCommitted
-
-if TYPE_CHECKING:
-    from .applications import Applications
+from .ports import Host
 
 MAX_ASKED = 16
 """Applications that may be asked about at a time; the oldest question is given up for a new one."""
@@ -28,7 +24,7 @@ class Finals:
 
     __slots__ = ("_asked", "_host")
 
-    def __init__(self, host: Applications) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
         self._asked: dict[AppId, dict[NodeId, None]] = {}
 

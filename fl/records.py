@@ -7,7 +7,7 @@ one agrees with itself is judged here, before it is held and passed on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,10 +18,8 @@ from protocol.wire import UNREADABLE
 from pubsub.heads import Head
 
 from . import spec as specs
+from .ports import RecordsHost
 from .spec import AppSpec
-
-if TYPE_CHECKING:
-    from .applications import Applications
 
 MAX_STOPS = 1024
 """STOP records that may wait for their descriptor."""
@@ -65,7 +63,7 @@ class Records:
 
     __slots__ = ("_host", "_stops")
 
-    def __init__(self, host: Applications) -> None:
+    def __init__(self, host: RecordsHost) -> None:
         self._host = host
         self._stops: dict[tuple[AppId, bytes], bool] = {}
         """(application, signer) of STOP records without a descriptor."""

@@ -22,7 +22,7 @@ peer has a few places per second and in the root's book, and fills its own with 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import msgspec
 
@@ -34,7 +34,6 @@ from protocol.signing import Sealer
 from pubsub.heads import Head
 from pubsub.messages import WaveId
 from pubsub.ports import HandedIn
-from pubsub.tree import Tree
 
 from .board import FAILING_STEPS, PER_PEER, REPEAT, Board, chosen, heals, nobody_left, outdated, place, who, words
 from .messages import (
@@ -48,11 +47,7 @@ from .messages import (
     Trouble,
 )
 from .notices import Troubled
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .applications import Applications
+from .ports import TroublesHost
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -73,7 +68,7 @@ class Troubles:
 
     __slots__ = ("_boards", "_brought", "_host", "_label", "_me", "_out", "_sealer", "_window")
 
-    def __init__(self, me: NodeId, host: Applications, *, out: Outbox, sealer: Sealer, label: str) -> None:
+    def __init__(self, me: NodeId, host: TroublesHost, *, out: Outbox, sealer: Sealer, label: str) -> None:
         """``label`` is this node's name for people."""
         self._me, self._host, self._out = me, host, out
         self._sealer, self._label = sealer, label[:MAX_NAME]
@@ -100,7 +95,7 @@ class Troubles:
             board.own = None
             self._out.cancel_timer(("fl.refused", app))
 
-    def on_refused_timer(self, app: AppId, now: int) -> None:
+    def _repeat(self, app: AppId, now: int) -> None:
         board = self._boards.get(app)
         if board is not None and board.own is not None:
             board.repeat = min(board.repeat * 2, MAX_REPEAT)
@@ -150,22 +145,21 @@ class Troubles:
 
     def _pass_on(self, trouble: Trouble, peer: NodeId, now: int) -> None:
         """To the parent; into the book at the root; and from outside of the tree by the ring."""
-        grove = self._host.forest.groves.get(trouble.app)
-        tree = grove.tree if grove is not None else None
+        tree = self._host.tree(trouble.app)
         if tree is not None and tree.is_root:
             self._enter(trouble.app, trouble.complaint, peer, now)
         elif tree is not None and tree.parent is not None and tree.parent != peer:
             self._out.send(tree.parent, trouble)
         elif trouble.complaint.node == self._me:
             self._host.forest.ring.route(trouble.app, trouble, now)
-        elif grove is not None and (root := grove.rendezvous.live_root) is not None and root.id != peer:
+        elif (root := self._host.live_root(trouble.app)) is not None and root.id != peer:
             self._out.send(root.id, trouble)
 
     def takes(self, message: Message) -> bool:
         """Is this a complaint on its way along the ring for which this node, as a member, knows a shorter one?"""
         if not isinstance(message, Trouble) or message.complaint.node == self._me:
             return False
-        tree = self._tree(message.app)
+        tree = self._host.tree(message.app)
         return tree is not None and tree.attached
 
     # ---- at the root ------------------------------------------------------------------------------------------------
@@ -227,7 +221,7 @@ class Troubles:
 
     def _restate(self, app: AppId, now: int) -> None:
         host = self._host.apps.get(app)
-        if host is not None and host.coordinator is not None:
+        if host is not None and host.rooted:
             self._host.status(app, *self._board(app).said, now)
 
     def _verdict(self, app: AppId, board: Board, now: int) -> tuple[str, str]:
@@ -243,18 +237,18 @@ class Troubles:
         many = f"{count} nodes cannot contribute, the first is" if count > 1 else "cannot contribute:"
         return status, f"{detail}; {many} {who(first)}: {first.sentence}"[:MAX_DETAIL]
 
-    def on_tell_timer(self, app: AppId, now: int) -> None:
+    def _announce(self, app: AppId, now: int) -> None:
         """At the root: say how things stand, if that has changed."""
         board, host = self._boards.get(app), self._host.apps.get(app)
         if board is None or host is None:
             return
         board.telling = False
-        if host.coordinator is None or host.head is None:
+        if not host.rooted or host.head is None:
             return
         status, detail = self._verdict(app, board, now)
         complaints = chosen([complaint for complaint, _ in board.book.values()])
         before = board.condition
-        epoch = self._host.forest.groves[app].proposer.epoch
+        epoch = self._host.epoch(app)
         if before is not None and before.epoch == epoch:
             same = [words(one) for one in before.complaints] == [words(one) for one in complaints]
             if same and (before.status, before.detail) == (status, detail):
@@ -267,7 +261,7 @@ class Troubles:
 
     def on_condition(self, peer: NodeId, message: Condition, now: int) -> None:
         """From the parent, or it is ignored: it may cross with a change of parents, so nobody is to blame."""
-        tree = self._tree(message.app)
+        tree = self._host.tree(message.app)
         if tree is None or tree.parent != peer:
             self._host.forest.count("conditions_strange")
             return
@@ -275,7 +269,7 @@ class Troubles:
 
     def _heard(self, message: Condition, now: int, peer: NodeId = b"") -> None:
         app = self._host.apps.get(message.app)
-        if app is None or app.coordinator is not None:
+        if app is None or app.rooted:
             return
         board = self._board(message.app)
         if board.condition is not None and _order(message) < _order(board.condition):
@@ -299,7 +293,7 @@ class Troubles:
             self._out.emit(Troubled(condition.app, condition.complaints))
 
     def _tell(self, app: AppId, board: Board) -> None:
-        tree = self._tree(app)
+        tree = self._host.tree(app)
         if tree is None or board.condition is None:
             return
         for child in tree.children:
@@ -325,6 +319,12 @@ class Troubles:
         board = self._boards.get(app)
         return board is not None and board.condition is not None and board.condition.epoch >= epoch
 
+    def on_timer(self, name: str, app: AppId, now: int) -> None:
+        if name == "fl.refused":
+            self._repeat(app, now)
+        elif name == "fl.tell":
+            self._announce(app, now)
+
     def forget(self, app: AppId) -> None:
         """The application is over."""
         if self._boards.pop(app, None) is not None:
@@ -336,10 +336,6 @@ class Troubles:
     def _board(self, app: AppId) -> Board:
         """Only for applications that are known: as many as there are descriptors."""
         return self._boards.setdefault(app, Board())
-
-    def _tree(self, app: AppId) -> Tree | None:
-        grove = self._host.forest.groves.get(app)
-        return grove.tree if grove is not None else None
 
 
 def _sealed(app: AppId, complaint: Complaint) -> bytes:

@@ -8,7 +8,6 @@ Training outlives waves: what becomes ready after its wave was closed goes into 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 from protocol.messages import Value
 from pubsub.heads import MAX_METRICS, MAX_NAME
@@ -18,12 +17,9 @@ from pubsub.ports import OpenWave
 from pubsub.sizes import limit
 
 from .messages import Order, Work
+from .ports import WorkerHost
 from .spec import AppSpec
 from .tasks import Contribution, Describe, Evaluate, Train
-
-if TYPE_CHECKING:
-    from .applications import Applications
-
 
 FLAWED = (
     f"a weight or metric is not finite, or there are more than {MAX_METRICS} metrics or names over {MAX_NAME} letters"
@@ -50,7 +46,7 @@ class Worker:
 
     __slots__ = ("_host", "_job", "_kept", "_model", "_round", "_wave", "_work", "spec")
 
-    def __init__(self, spec: AppSpec, host: Applications) -> None:
+    def __init__(self, spec: AppSpec, host: WorkerHost) -> None:
         self.spec, self._host = spec, host
         self._wave: OpenWave | None = None
         self._work: Work | None = None

@@ -131,7 +131,7 @@ class NodeCore:
             me, config.tree, ring=self.ring, roles=self.apps, out=self._out, stream=Stream(seed, "tree", me.id),
             sealer=sealer, restored=self._restored,
         )  # fmt: skip
-        self.apps.forest = self.forest
+        self.apps.attach(self.forest)
 
     # ---- the machine ------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from fl.records import Records
 from protocol.ids import NodeId
 from protocol.messages import EMPTY, Contact, Value
 from pubsub.deposits import Deposits
+from pubsub.forest import Forest
 from pubsub.messages import Partial
 from pubsub.ports import Genesis
 from pubsub.proposer import Proposer
@@ -63,7 +64,8 @@ def stop_kept_to_the_tree() -> AbstractContextManager[None]:
     original = Records._stop
 
     def stop(self: Records, record: Record, now: int) -> None:
-        if record.subject in self._host.forest.groves:
+        forest = self._host.forest
+        if isinstance(forest, Forest) and record.subject in forest.groves:
             original(self, record, now)
 
     return patched(Records, "_stop", stop)

@@ -184,7 +184,7 @@ class Stage:
             label="ward 3",
         )
         self.forest = FakeForest(self.out)
-        self.roles.forest = self.forest  # type: ignore[assignment]
+        self.roles.attach(self.forest)  # type: ignore[arg-type]
         self.spec = spec(**fields)
         self.app = self.spec.id
         self.now = 0
