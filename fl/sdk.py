@@ -222,7 +222,7 @@ class App:
                     "pass data=[fl.Binding(…), …], one per node",
                 )
             data = shares("digits", nodes, alpha=alpha, seed=self.seed)
-        from .data.schema import mismatch  # noqa: PLC0415 - numpy, which reading a declaration does not need
+        from .data.loaders import mismatch  # noqa: PLC0415 - numpy, which reading a declaration does not need
 
         reasons = [mismatch(binding, self.schema, str(index)) for index, binding in enumerate(data)]
         for reason in filter(None, reasons):

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from fl import aggregate
 from fl import bundle as bundles
 from fl import spec as specs
-from fl.data import schema
+from fl.data import loaders
 from fl.data.binding import Binding
 from fl.learn import channel, forkserver, landlock, sandbox
 from fl.learn.errors import WorkerLost
@@ -140,7 +140,7 @@ class WorkerPool:
                 self._check_code(bundle)
         except MyceliaError as error:
             return str(error)
-        return schema.mismatch(binding, spec.schema, self._label)
+        return loaders.mismatch(binding, spec.schema, self._label)
 
     async def train(self, task: Train, model: Content, bundle: bytes) -> Outcome:
         """``weight × (local − model)``, weight and metric sums.

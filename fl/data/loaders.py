@@ -70,6 +70,15 @@ def peek(binding: Binding, fields: Mapping[str, Field]) -> schema.Observed:
     return schema.observed(_digits())
 
 
+def mismatch(binding: Binding, fields: Mapping[str, Field], node: str = "") -> str:
+    """Why ``binding`` does not fit the schema, in one sentence; empty when it does as far as headers tell."""
+    try:
+        schema.check(peek(binding, fields), fields, binding, node)
+    except ConfigError as error:
+        return _prefixed(str(error), node)
+    return ""
+
+
 def _shares(binding: Binding, whole: Dataset) -> list[partition.Indices]:
     if not 0 <= binding.part < binding.parts:
         raise ConfigError(f"part {binding.part} of {binding.parts} does not exist", "parts count from 0")
@@ -158,6 +167,10 @@ def _csv(binding: Binding, fields: Mapping[str, Field], limit: int | None) -> Da
             for name, group in groups.items()
         }
     )
+
+
+def _prefixed(sentence: str, node: str) -> str:
+    return sentence if not node or f"node {node}" in sentence else f"node {node}: {sentence}"
 
 
 def _narrowed(column: Array) -> Array:

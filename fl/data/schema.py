@@ -1,7 +1,7 @@
 """The application's schema against what a node really has.
 
-Checked twice: at admission on types and shapes alone (:func:`mismatch`, cheap, in the daemon), and on every value when
-a worker loads the data.  A refusal is one sentence that names the node and the field.
+Checked twice: at admission on types and shapes alone (:func:`fl.data.loaders.mismatch`, cheap, in the daemon), and on
+every value when a worker loads the data.  A refusal is one sentence that names the node and the field.
 """
 
 from __future__ import annotations
@@ -23,17 +23,6 @@ Observed = dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]
 def observed(data: Dataset) -> Observed:
     """What ``data`` looks like."""
     return {name: (data[name].dtype, data[name].shape[1:]) for name in data.fields}
-
-
-def mismatch(binding: Binding, fields: Mapping[str, Field], node: str = "") -> str:
-    """Why ``binding`` does not fit the schema, in one sentence; empty when it does as far as headers tell."""
-    from .loaders import peek  # noqa: PLC0415 - the loaders check what they load, so they import this module
-
-    try:
-        check(peek(binding, fields), fields, binding, node)
-    except ConfigError as error:
-        return _prefixed(str(error), node)
-    return ""
 
 
 def check(found: Observed, fields: Mapping[str, Field], binding: Binding, node: str) -> None:
@@ -83,10 +72,6 @@ def cast(data: Dataset, fields: Mapping[str, Field], binding: Binding, node: str
 def _where(node: str, binding: Binding) -> str:
     source = f"the {binding.kind} data" if not binding.path else binding.path
     return f"{source} on node {node}" if node else source
-
-
-def _prefixed(sentence: str, node: str) -> str:
-    return sentence if not node or f"node {node}" in sentence else f"node {node}: {sentence}"
 
 
 def _remedy(binding: Binding, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl.data import loaders, schema
+from fl.data import loaders
 from fl.data.binding import Binding, shares
 from fl.spec import Field
 from protocol.errors import ConfigError
@@ -105,7 +105,7 @@ def test_an_archive_gives_its_arrays_by_name(tmp_path: Path) -> None:
     split = loaders.load(binding, SCHEMA)
     assert split.train.fields == ("x", "y")
     assert split.train["x"].dtype == np.float32
-    assert schema.mismatch(binding, SCHEMA) == ""
+    assert loaders.mismatch(binding, SCHEMA) == ""
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -141,14 +141,14 @@ def test_partitions_need_labels_and_a_part_that_exists(tmp_path: Path) -> None:
 
 
 def test_a_mismatch_at_admission_names_node_and_field(tmp_path: Path) -> None:
-    assert schema.mismatch(table(tmp_path), SCHEMA, "n1") == ""
-    sentence = schema.mismatch(archive(tmp_path, x=np.zeros((3, 2))), SCHEMA, "n1")
+    assert loaders.mismatch(table(tmp_path), SCHEMA, "n1") == ""
+    sentence = loaders.mismatch(archive(tmp_path, x=np.zeros((3, 2))), SCHEMA, "n1")
     assert sentence == f"{tmp_path}/data.npz on node n1 lacks field 'y'; it has x"
-    sentence = schema.mismatch(table(tmp_path), {"rain": Field("float32")}, "n1")
+    sentence = loaders.mismatch(table(tmp_path), {"rain": Field("float32")}, "n1")
     assert sentence == f"node n1: column 'rain' is not in {tmp_path}/shop.csv, which has a, b, label"
-    sentence = schema.mismatch(table(tmp_path, target="sold"), SCHEMA, "n1")
+    sentence = loaders.mismatch(table(tmp_path, target="sold"), SCHEMA, "n1")
     assert sentence.startswith("node n1: column 'sold' is not in ")
-    sentence = schema.mismatch(archive(tmp_path, x=np.zeros((3, 2)), y=np.zeros(3)), SCHEMA, "n1")
+    sentence = loaders.mismatch(archive(tmp_path, x=np.zeros((3, 2)), y=np.zeros(3)), SCHEMA, "n1")
     assert "'y'" in sentence
     assert "float64" in sentence
-    assert schema.mismatch(Binding(kind="digits"), {"x": Field("float32", (64,))}) == ""
+    assert loaders.mismatch(Binding(kind="digits"), {"x": Field("float32", (64,))}) == ""

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import fl
 from fl import bundle, metrics
-from fl.data import loaders, schema
+from fl.data import loaders
 from fl.learn.inline import InlineRunner, Job
 
 EXAMPLES = Path(fl.__file__).parents[1] / "examples"
@@ -38,8 +38,8 @@ def test_a_shop_learns_from_its_own_table_and_the_misspelt_one_is_refused(tmp_pa
         own_data.write_table(path, shop)
         bindings.append(fl.Binding(kind="csv", path=str(path)))
     app: fl.App = own_data.app
-    assert schema.mismatch(bindings[0], app.schema, "s0") == ""
-    assert schema.mismatch(bindings[1], app.schema, "s3").startswith("node s3: column 'rain' is not in")
+    assert loaders.mismatch(bindings[0], app.schema, "s0") == ""
+    assert loaders.mismatch(bindings[1], app.schema, "s3").startswith("node s3: column 'rain' is not in")
     runner = InlineRunner(app, loaders.load(bindings[0], app.schema))
     job = Job(1, 1, app.rounds, dict(app.options), evaluate=True)
     initial = runner.initial(app.options, app.seed)
