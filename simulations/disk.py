@@ -7,14 +7,13 @@ heard".
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol.events import Event, Stored
 
 from .clock import MICROSECOND, MILLISECOND, Schedule
-from .host import Host
+from .host import Disk, Host
 from .network import dice
 
 
@@ -26,19 +25,6 @@ class DiskConfig:
     """The least that a write takes."""
     spread_ns: int = 5 * MILLISECOND
     """Up to this much is added to each."""
-
-
-class Disk:
-    """One host's disk: what is durable, and what is on its way."""
-
-    __slots__ = ("durable", "free_at", "pending", "scale")
-
-    def __init__(self) -> None:
-        self.durable: dict[str, bytes] = {}
-        self.pending: deque[tuple[str, bytes | None]] = deque()
-        self.free_at = 0
-        self.scale = 1.0
-        """Slows down every write."""
 
 
 class Disks:

@@ -20,38 +20,11 @@ from protocol.ids import BlobId, NodeId
 
 from .artifacts import Artifacts
 from .clock import SECOND, Schedule
-from .host import Host, State
+from .host import Flow, Host, State
 from .network import Network
 
 STALL_NS = 10 * SECOND
 """A driver gives up a transfer that has not moved for this long."""
-
-
-class Flow:
-    """One transfer.  ``progress`` is what was there at ``since``; ``rate`` (bytes/s) holds from then on."""
-
-    __slots__ = ("begun", "blob", "generation", "progress", "rate", "since", "size", "source", "still_since", "target")
-
-    def __init__(self, source: Host, target: Host, blob: BlobId, size: int, progress: float, now: int) -> None:
-        self.source, self.target, self.blob, self.size = source, target, blob, size
-        self.progress = progress
-        self.rate = 0.0
-        self.since = now
-        self.still_since = now
-        self.begun = False
-        self.generation = 0
-        """An event armed for an earlier generation is stale."""
-
-    def advance(self, now: int) -> float:
-        """Bytes at the target by ``now``, which becomes the new reference."""
-        self.progress = min(float(self.size), self.progress + self.rate * (now - self.since) / SECOND)
-        self.since = now
-        return self.progress
-
-    @property
-    def listed(self) -> bool:
-        """Still the way in which its target gets the blob."""
-        return self.target.receiving is not None and self.target.receiving.get(self.blob) is self
 
 
 class Flows:

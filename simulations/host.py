@@ -1,5 +1,6 @@
-"""One simulated machine: the process on it, its disk, its clock and its links.
+"""One simulated machine: the process on it, its disk, its clock, its links and its transfers.
 
+These are tables and no more; the laws by which they change are in ``engine``, ``disk``, ``links`` and ``flows``.
 Kept small, because there may be 10^5 of them: what most hosts never use is created when it is first used.
 """
 
@@ -8,19 +9,14 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from protocol.effects import Effect
 from protocol.events import Event, Timer
 from protocol.ids import BlobId, NodeId
-from protocol.messages import Contact
+from protocol.messages import Contact, Message, Routed
 
-from .clock import Call
-
-if TYPE_CHECKING:
-    from .disk import Disk
-    from .flows import Flow
-    from .links import Link
+from .clock import SECOND, Call
 
 
 class Core(Protocol):
@@ -47,6 +43,10 @@ class State(enum.IntEnum):
     """The process is gone; its kernel answers every packet with a reset."""
     OFF = 3
     """The machine is gone: silence."""
+
+
+Parcel = Message | Routed | None
+"""What travels on a link; None opens one that does not stand yet and closes one that does."""
 
 
 class Host:
@@ -102,3 +102,71 @@ class Host:
 
     def __repr__(self) -> str:
         return f"Host({self.index}, {self.id.hex()[4:12]}, {self.state.name}, boot {self.boot})"
+
+
+class Disk:
+    """One host's disk: what is durable, and what is on its way."""
+
+    __slots__ = ("durable", "free_at", "pending", "scale")
+
+    def __init__(self) -> None:
+        self.durable: dict[str, bytes] = {}
+        self.pending: deque[tuple[str, bytes | None]] = deque()
+        self.free_at = 0
+        self.scale = 1.0
+        """Slows down every write."""
+
+
+class Link:
+    """One connection.  A host has it in its table from its own dial, or from the arrival of the other's."""
+
+    __slots__ = ("a", "b", "boot_a", "boot_b", "held", "last_from_a", "last_from_b", "latency", "opened", "up")
+
+    def __init__(self, dialler: Host, other: Host, latency: int, now: int) -> None:
+        self.a, self.b = dialler, other
+        self.boot_a, self.boot_b = dialler.boot, other.boot
+        self.latency = latency
+        self.opened = now
+        self.up = False
+        self.last_from_a = now + 3 * latency
+        """When the latest message from ``a`` arrives; the handshake comes first."""
+        self.last_from_b = now
+        self.held: list[tuple[Host, Parcel]] | None = None
+
+    def other(self, host: Host) -> Host:
+        return self.b if host is self.a else self.a
+
+    def boot_of(self, host: Host) -> int:
+        """Which life of ``host`` has this link."""
+        return self.boot_a if host is self.a else self.boot_b
+
+    def serves(self, host: Host) -> bool:
+        """The process that this link belongs to at ``host`` still lives."""
+        return host.boot == self.boot_of(host) and host.core is not None
+
+
+class Flow:
+    """One transfer.  ``progress`` is what was there at ``since``; ``rate`` (bytes/s) holds from then on."""
+
+    __slots__ = ("begun", "blob", "generation", "progress", "rate", "since", "size", "source", "still_since", "target")
+
+    def __init__(self, source: Host, target: Host, blob: BlobId, size: int, progress: float, now: int) -> None:
+        self.source, self.target, self.blob, self.size = source, target, blob, size
+        self.progress = progress
+        self.rate = 0.0
+        self.since = now
+        self.still_since = now
+        self.begun = False
+        self.generation = 0
+        """An event armed for an earlier generation is stale."""
+
+    def advance(self, now: int) -> float:
+        """Bytes at the target by ``now``, which becomes the new reference."""
+        self.progress = min(float(self.size), self.progress + self.rate * (now - self.since) / SECOND)
+        self.since = now
+        return self.progress
+
+    @property
+    def listed(self) -> bool:
+        """Still the way in which its target gets the blob."""
+        return self.target.receiving is not None and self.target.receiving.get(self.blob) is self

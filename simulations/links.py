@@ -18,7 +18,7 @@ from protocol.ids import NodeId
 from protocol.messages import Message, Routed
 
 from .clock import SECOND, Schedule
-from .host import Host, State
+from .host import Host, Link, Parcel, State
 from .network import Network
 
 NOMINAL_BYTES = 160
@@ -26,37 +26,6 @@ NOMINAL_BYTES = 160
 SMALL_LIMIT = 4096
 HELD_LIMIT = 4096
 """Messages that a link which a cut holds up keeps; more are handed back."""
-
-Parcel = Message | Routed | None
-"""What travels on a link; None opens one that does not stand yet and closes one that does."""
-
-
-class Link:
-    """One connection.  A host has it in its table from its own dial, or from the arrival of the other's."""
-
-    __slots__ = ("a", "b", "boot_a", "boot_b", "held", "last_from_a", "last_from_b", "latency", "opened", "up")
-
-    def __init__(self, dialler: Host, other: Host, latency: int, now: int) -> None:
-        self.a, self.b = dialler, other
-        self.boot_a, self.boot_b = dialler.boot, other.boot
-        self.latency = latency
-        self.opened = now
-        self.up = False
-        self.last_from_a = now + 3 * latency
-        """When the latest message from ``a`` arrives; the handshake comes first."""
-        self.last_from_b = now
-        self.held: list[tuple[Host, Parcel]] | None = None
-
-    def other(self, host: Host) -> Host:
-        return self.b if host is self.a else self.a
-
-    def boot_of(self, host: Host) -> int:
-        """Which life of ``host`` has this link."""
-        return self.boot_a if host is self.a else self.boot_b
-
-    def serves(self, host: Host) -> bool:
-        """The process that this link belongs to at ``host`` still lives."""
-        return host.boot == self.boot_of(host) and host.core is not None
 
 
 class Links:

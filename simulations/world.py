@@ -22,10 +22,10 @@ from .artifacts import Artifacts
 from .clock import SECOND
 from .compute import ComputeConfig, ComputePort, IntegerCompute
 from .developer import EPOCH_NS, Developer, Submission
-from .disk import Disk, DiskConfig
+from .disk import DiskConfig
 from .engine import Engine
 from .faults import MENDS, Fault, FaultPlan
-from .host import Host, State
+from .host import Disk, Host, State
 from .liars import Liar
 from .network import Barrier, Network, NetworkConfig, Noise, Pairs
 from .scenario import Scenario, ns
