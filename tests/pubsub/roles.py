@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
+from protocol.effects import Outbox
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId
 from protocol.messages import Value
@@ -14,11 +15,36 @@ from pubsub.heads import Head
 from pubsub.messages import Partial, WaveId, WaveOpen
 from pubsub.ports import HandedIn, OpenWave
 
-if TYPE_CHECKING:
-    from tests.pubsub.harness import Host
-
 MAX_WAVES = 3
 RETRY = 1_000_000_000
+
+
+class Stage(Protocol):
+    """The network, as far as roles know it."""
+
+    min_workers: int
+    rounds: int
+
+    def after(self, delay: int, happening: Callable[[], None]) -> None: ...
+    def note_commit(self, head: Head) -> None: ...
+    def spread(self, head: Head) -> None: ...
+
+
+class Actor(Protocol):
+    """The host that plays them."""
+
+    works: bool
+    training: int
+    life: int
+    started: bool
+    frozen: list[Callable[[], None]] | None
+    out: Outbox
+
+    @property
+    def id(self) -> NodeId: ...
+    @property
+    def net(self) -> Stage: ...
+    def do(self, action: Callable[[int], object]) -> None: ...
 
 
 class IntegerRoles:
@@ -26,7 +52,7 @@ class IntegerRoles:
 
     forest: Forest
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Actor) -> None:
         self._host = host
         self.remaining = 0
         """Time that this host, as root, gives its waves, ns; 0: no history."""
