@@ -42,12 +42,14 @@ class Entrance(Protocol):
 class Upcalls(Protocol):
     """Implemented by ``node.core``."""
 
-    def intercept(self, key: bytes, origin: Contact, message: Message, now: int) -> Verdict | NodeId:
-        """A routed message passes through here; a NodeId redirects it to that peer."""
+    def intercept(self, key: bytes, relay: NodeId, message: Message, now: int) -> Verdict | NodeId:
+        """A routed message passes through here; a NodeId redirects it to that peer.  ``relay`` handed it to this node
+        over its own link, or is this node; who made it is not known.  Nothing is passed on that was not asked about."""
         ...
 
-    def deliver(self, key: bytes, origin: Contact, message: Message, now: int) -> None:
-        """This node is the one closest to ``key``."""
+    def deliver(self, key: bytes, relay: NodeId, message: Message, now: int) -> None:
+        """This node is the one closest to ``key``.  The message was asked about before; ``relay`` is empty if that was
+        earlier."""
         ...
 
     def peer_dead(self, peer: NodeId, why: str, silence: int, now: int) -> None:

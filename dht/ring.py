@@ -285,7 +285,7 @@ class Ring:
         elif isinstance(message, FindReplicas):
             self._lookup.on_request(routed, now)
         else:
-            self._router.advance(routed, now)
+            self._router.advance(peer, routed, now)
             self._router.repair_sender(peer, routed.key, now)
 
     def _on_ping(self, peer: NodeId, message: Ping, now: int) -> None:
@@ -349,7 +349,10 @@ class Ring:
         self._ask_time(now)
         view.upcalls.ring_ready(now)
         for routed in self._router.release(now):
-            self._advance(routed.origin.id, routed, now)
+            if isinstance(routed.message, JoinRing | FindReplicas):
+                self._advance(routed.origin.id, routed, now)
+            else:
+                self._router.forward(routed, now)
 
     def _ask_time(self, now: int) -> None:
         """The answers to pings tell it.  Whoever is there first has nobody to ask until others come."""

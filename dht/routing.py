@@ -43,33 +43,32 @@ class Router:
 
     def route(self, key: bytes, message: Message, now: int) -> None:
         """From here towards ``key``."""
-        self.advance(Routed(key, self._view.me, 0, message), now)
+        self.advance(self._view.me.id, Routed(key, self._view.me, 0, message), now)
 
-    def advance(self, routed: Routed, now: int) -> None:
-        """Ask the layer above, then move ``routed`` on or deliver it."""
-        verdict = self._view.upcalls.intercept(routed.key, routed.origin, routed.message, now)
-        if verdict is Verdict.CONSUME:
-            self._view.learn(routed.origin)
-        elif isinstance(verdict, bytes):
-            self._redirect(routed, verdict, now)
-        else:
-            self.forward(routed, now)
+    def advance(self, relay: NodeId, routed: Routed, now: int) -> None:
+        """Ask the layer above, then move ``routed``, which came over the link of ``relay``, on or deliver it."""
+        verdict = self._view.upcalls.intercept(routed.key, relay, routed.message, now)
+        if isinstance(verdict, bytes):
+            self._redirect(relay, routed, verdict, now)
+        elif verdict is Verdict.CONTINUE:
+            self.forward(routed, now, relay)
 
-    def _redirect(self, routed: Routed, peer: NodeId, now: int) -> None:
+    def _redirect(self, relay: NodeId, routed: Routed, peer: NodeId, now: int) -> None:
         if peer == self._view.me.id:
-            self._deliver(routed, now)
+            self._view.upcalls.deliver(routed.key, relay, routed.message, now)
         elif self._view.usable(peer):
             self.send(peer, routed, now)
         else:
-            self.forward(routed, now)
+            self.forward(routed, now, relay)
 
-    def forward(self, routed: Routed, now: int) -> None:
-        """Move ``routed`` on without asking above: it was asked already, or the message is the ring's own."""
+    def forward(self, routed: Routed, now: int, relay: NodeId = b"") -> None:
+        """Move ``routed`` on without asking above: it was asked already, or the message is the ring's own.  ``relay``
+        is empty for what came earlier: by now it is nobody's word."""
         hop = self.next_hop(routed.key)
         if hop is not None:
             self.send(hop.id, routed, now)
         elif self._view.ready:
-            self._deliver(routed, now)
+            self._view.upcalls.deliver(routed.key, relay, routed.message, now)
         else:
             self.hold(routed, now)
 
@@ -83,10 +82,6 @@ class Router:
         if now - self._questioned >= _QUESTION_PERIOD:
             self._questioned = now
             self._view.liveness.question(peer, now)
-
-    def _deliver(self, routed: Routed, now: int) -> None:
-        self._view.learn(routed.origin)
-        self._view.upcalls.deliver(routed.key, routed.origin, routed.message, now)
 
     # ---- not ready yet ----
 

@@ -237,15 +237,15 @@ class NodeCore:
 
     # ---- upcalls of the ring ----------------------------------------------------------------------------------------
 
-    def intercept(self, key: bytes, origin: Contact, message: Message, now: int) -> Verdict | NodeId:
+    def intercept(self, key: bytes, relay: NodeId, message: Message, now: int) -> Verdict | NodeId:
         if self.apps.troubles.takes(message):
             self.apps.received(b"", message, now)
             return Verdict.CONSUME
-        return self.forest.intercept(origin, message, now)
+        return self.forest.intercept(relay, message, now)
 
-    def deliver(self, key: bytes, origin: Contact, message: Message, now: int) -> None:
+    def deliver(self, key: bytes, relay: NodeId, message: Message, now: int) -> None:
         if not self.apps.received(b"", message, now):
-            self.forest.deliver(message, now)
+            self.forest.deliver(relay, message, now)
 
     def peer_dead(self, peer: NodeId, why: str, silence: int, now: int) -> None:
         self._out.emit(PeerDead(peer, why, silence))

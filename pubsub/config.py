@@ -23,6 +23,19 @@ class TreeConfig:
     """Candidates tried in one descent.  A tree of fan-out 4 that is 32 levels deep does not exist; the bound is for
     liars that refuse in circles."""
 
+    join_burst: int = 8
+    """Joins of one application that a node answers one peer in quick succession."""
+
+    join_pause: int = 250 * MS
+    """Time after which it answers one more.  An honest joiner asks the same node at most twice in ``join_retry``."""
+
+    relay_burst: int = 256
+    """Joins that one peer may hand over in quick succession, of whatever joiner and application: as many as reach a
+    root by one way when a fabric of a thousand nodes starts at once."""
+
+    relay_pause: int = 16 * MS
+    """Time after which it may hand over one more.  To check them costs a node 1 % of its time."""
+
     deputy_tries: int = 4
     """Joins for which a node turns to the same deputy, when the node closest to the id does not take the descriptor."""
 

@@ -30,6 +30,7 @@ from .deposits import Deposits
 from .grove import Grove
 from .heads import Head
 from .holdings import Holdings
+from .joins import Joins
 from .messages import (
     Accept,
     Accepted,
@@ -102,6 +103,7 @@ class Forest:
         self.groves: dict[AppId, Grove] = {}
         self.voters: dict[AppId, Voter] = {}
         self.counters: dict[str, int] = {}
+        self._joins = Joins(self)
         self._marks = {key: True for key in restored if key.startswith("member/")}
         """Memberships that are written down, in this life or an earlier one."""
         for key, value in restored.items():
@@ -292,32 +294,19 @@ class Forest:
 
     # ---- routed -----------------------------------------------------------------------------------------------------
 
-    def intercept(self, origin: Contact, message: Message, now: int) -> Verdict | NodeId:
-        """A join on its way: a member takes it, unless the joiner stands above it.  One's own goes on."""
-        if not isinstance(message, TreeJoin) or message.joiner.id == self.me.id:
-            return Verdict.CONTINUE
-        grove = self.groves.get(message.app)
-        if grove is not None and grove.takes(message):
-            grove.on_join(message, now)
-            return Verdict.CONSUME
-        if not message.joiner.dialable:
-            return self._host(message, now)
-        return Verdict.CONTINUE
+    def intercept(self, relay: NodeId, message: Message, now: int) -> Verdict | NodeId:
+        """A routed message on its way, handed over by ``relay``."""
+        return self._joins.passing(relay, message, now) if isinstance(message, TreeJoin) else Verdict.CONTINUE
 
-    def _host(self, message: TreeJoin, now: int) -> Verdict:
-        """An outbound-only node reaches the tree through its gateway, which is this node: become a member for it."""
-        if message.app not in self.known:
-            return Verdict.CONTINUE
-        self.join(message.app, now)
-        self.out.send(message.joiner.id, TreeRefuse(message.app, message.attempt))
-        return Verdict.CONSUME
-
-    def deliver(self, message: Message, now: int) -> None:
+    def deliver(self, relay: NodeId, message: Message, now: int) -> None:
         """This node is the rendezvous."""
         if isinstance(message, TreeJoin):
-            self._on_join(message, now)
+            self._joins.arrived(relay, message, now)
 
     # ---- handlers that need no grove of their own -------------------------------------------------------------------
+
+    def on_join(self, peer: NodeId, message: TreeJoin, now: int) -> None:
+        self._joins.direct(peer, message, now)
 
     def on_prepare(self, peer: NodeId, message: Prepare, now: int) -> None:
         voter = self._voter_of(message.app)
@@ -368,20 +357,6 @@ class Forest:
                 del self.voters[app]
                 return True
         return False
-
-    def on_direct_join(self, peer: NodeId, message: TreeJoin, now: int) -> None:
-        if message.joiner.id == peer:
-            self._on_join(message, now)
-        else:
-            self.out.penalize(peer, Code.UNAUTHORISED, "join in the name of another")
-
-    def _on_join(self, message: TreeJoin, now: int) -> None:
-        grove = self.grove(message.app, now)
-        if grove is not None:
-            grove.on_join(message, now)
-        else:
-            # To be closest to an id does not mean to have its descriptor: the joiner has it, or it would not join.
-            self.out.send(message.joiner.id, TreeRefuse(message.app, message.attempt, unknown=True))
 
     def on_committed(self, peer: NodeId, message: Committed, now: int) -> None:
         grove = self.groves.get(message.head.app)
@@ -439,7 +414,7 @@ def _to_grove(handler: Callable[[Grove, NodeId, Any, int], object]) -> _Handler:
 
 
 _HANDLERS: dict[type[Message], _Handler] = {
-    TreeJoin: Forest.on_direct_join,
+    TreeJoin: Forest.on_join,
     TreeAccept: _to_grove(Grove.on_accept),
     TreeRefuse: _to_grove(Grove.on_refuse),
     TreeLeave: _to_grove(Grove.on_leave),

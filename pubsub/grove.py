@@ -52,7 +52,7 @@ class Grove:
         stream = forest.stream
         self.tree = Tree(
             app, forest.me, genesis.fan_out, forest.config,
-            ring=forest.ring, out=forest.out, stream=stream, changed=self._tree_changed,
+            ring=forest.ring, out=forest.out, stream=stream, sealer=forest.sealer, changed=self._tree_changed,
         )  # fmt: skip
         self.waves = Waves(
             self.tree, genesis.quorum, forest.config,
@@ -210,21 +210,38 @@ class Grove:
         return self.tree.attached and message.joiner.id not in self.tree.my_path
 
     def on_join(self, message: TreeJoin, now: int) -> None:
-        """Directly, or as a member on the way, or as the rendezvous.  Who routed the join is not known for certain,
-        so nobody is blamed for what it says of the head."""
-        if message.head is not None:
-            self.heard_of(message.head, now)
-        joiner, out = message.joiner, self._forest.out
+        """On the joiner's own link."""
+        joiner = message.joiner
+        self._learn_from(message, now)
         self.rendezvous.gone(joiner.id, now)  # a root does not ask for a place
         if message.orphan:
             self.rendezvous.deputise(now)
+        if not self.tree.attached:
+            self._point(message, now)
+        elif self.tree.admit(joiner, message.attempt, now):
+            self._catch_up(joiner.id, message, now)
+
+    def on_carried(self, message: TreeJoin, now: int) -> None:
+        """Through others, as a member on the way or as the rendezvous.  It may be an old one that somebody repeats, so
+        nothing is done about it but to say whom to ask."""
+        self._learn_from(message, now)
+        self.rendezvous.doubt(message.joiner.id, now)
         if self.tree.attached:
-            if self.tree.admit(joiner, message.attempt, now):
-                self._catch_up(joiner.id, message, now)
-        elif self.rendezvous.live_root is not None:
-            out.send(joiner.id, TreeRefuse(self.app, message.attempt, self.rendezvous.places))
+            self.tree.point(message.joiner, message.attempt)
         else:
-            out.send(joiner.id, TreeRefuse(self.app, message.attempt))
+            self._point(message, now)
+
+    def _learn_from(self, message: TreeJoin, now: int) -> None:
+        """Who put the head there is not known for certain, so nobody is blamed for one that is not proven."""
+        if message.head is not None:
+            self.heard_of(message.head, now)
+
+    def _point(self, message: TreeJoin, now: int) -> None:
+        """This node has no place itself: name the root, or see that there is one."""
+        live = self.rendezvous.live_root is not None
+        places = self.rendezvous.places if live else ()
+        self._forest.out.send(message.joiner.id, TreeRefuse(self.app, message.attempt, places))
+        if not live:
             self.serve(now)
 
     def _catch_up(self, child: NodeId, message: TreeJoin | None, now: int) -> None:

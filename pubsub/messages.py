@@ -58,7 +58,10 @@ class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 @register(48, 64 * 1024)
 class TreeJoin(Message):
-    """Routed towards the application, intercepted by any member on the way; or sent straight to a candidate."""
+    """Routed towards the application, intercepted by any member on the way; or sent straight to a candidate.
+
+    A place is given only to who asks on its own link.  ``wave`` and ``orphan`` count there alone.
+    """
 
     app: Id
     joiner: Contact
@@ -70,6 +73,8 @@ class TreeJoin(Message):
     """The newest head that the joiner knows, in outline: how a rendezvous learns who the voters are."""
     orphan: bool = False
     """The closest node does not take the descriptor: stand in for it, as one of the voters."""
+    seal: Seal | None = None
+    """The joiner's, in a join that is routed (``joins.statement``)."""
 
 
 @register(49, 4096)

@@ -10,7 +10,7 @@ Deaths are not noticed everywhere in the same moment.  Voters that still hear a 
 a few times, in short intervals, before their word is taken for it; and again soon after it was.
 
 A root may step down without dying.  Whoever took it for the root notices when it asks for a place in the tree like
-anybody else, and asks it now and then in any case.
+anybody else, and asks it now and then in any case.  A join that others carried in its name is a reason to ask, no more.
 
 The closest node may refuse to know of an application: its table is full, its clock is wrong, nobody told it of the
 owner.  A joiner that has shown it the descriptor in vain asks a *deputy* instead, the closest of the newest voters.  A
@@ -45,8 +45,8 @@ class Rendezvous:
     """What this node, when it is the closest one, knows of an application's root."""
 
     __slots__ = (
-        "_answers", "_asked", "_deputy", "_earliest", "_forest", "_fruitless", "_grove", "_repeats", "_retry",
-        "_searching", "_witnesses", "root",
+        "_answers", "_asked", "_deputy", "_doubted", "_earliest", "_forest", "_fruitless", "_grove", "_repeats",
+        "_retry", "_searching", "_witnesses", "root",
     )  # fmt: skip
 
     def __init__(self, grove: Grove, forest: Forest) -> None:
@@ -64,6 +64,8 @@ class Rendezvous:
         self._retry = self._earliest = 0
         self._deputy = 0
         """Until when this node stands in for the closest one, ns."""
+        self._doubted = -forest.config.answer_wait
+        """When the root was last asked out of turn, ns."""
         self._fruitless = -1
         """Since when no majority of the voters answers, ns; -1: it does."""
 
@@ -120,6 +122,13 @@ class Rendezvous:
         if self.root is not None and self.root.id == peer:
             self.forget()
             self.serve(now)
+
+    def doubt(self, peer: NodeId, now: int) -> None:
+        """``peer`` may have asked for a place, which a root does not: hear what it says itself, now and then."""
+        named = self.root is not None and self.root.id == peer
+        if named and not self._searching and now >= self._doubted + self._forest.config.answer_wait:
+            self._doubted = now
+            self.confirm(now)
 
     def lost(self, peer: NodeId, now: int) -> None:
         """This node does not hear ``peer`` any more; perhaps others do."""

@@ -1,10 +1,10 @@
 """One node's place in one tree: how it gets a parent, whom it takes as children, how it notices that either is gone.
 
 A join is routed towards the application id and intercepted by the first member on its way (Scribe, Castro et al.
-2002).  Unlike Scribe a member takes at most ``fan_out`` children: a refused joiner is given up to three of the
-refuser's children and descends, depth first, never to the same node twice in one attempt.  Nobody but members carries
-the tree: there are no pure forwarders, because with a hard cap it is the descent that shapes the tree, not the paths of
-the joins.
+2002).  Unlike Scribe that member only says whom to ask, since a place is given to who asks on its own link (``joins``);
+and a member takes at most ``fan_out`` children: a refused joiner is given up to three of the refuser's children and
+descends, depth first, never to the same node twice in one attempt.  Nobody but members carries the tree: there are no
+pure forwarders, because with a hard cap it is the descent that shapes the tree, not the paths of the joins.
 
 Loops.  Every member knows the path from the root to itself; a joiner that stands on that path is refused.  Two
 joins that cross in flight can still close a loop; the paths that travel down with the next beat then contain their
@@ -27,10 +27,12 @@ from collections.abc import Callable, Collection, Sequence
 from protocol.effects import Outbox
 from protocol.ids import AppId, NodeId
 from protocol.messages import Contact
+from protocol.signing import Sealer
 from protocol.streams import Stream
 
 from .config import TreeConfig
 from .heads import Head
+from .joins import sealed
 from .messages import MAX_DEPTH, NO_WAVE, TreeAccept, TreeBeat, TreeJoin, TreeLeave, TreeRefuse, WaveId
 from .ports import Overlay
 
@@ -53,8 +55,8 @@ class Tree:
 
     __slots__ = (
         "_attempt", "_backoff", "_candidates", "_changed", "_config", "_last_beat", "_orphan", "_out", "_past", "_ring",
-        "_secret", "_stream", "_tried", "app", "children", "fan_out", "head", "is_root", "me", "parent", "path",
-        "sent_wave", "wanted",
+        "_sealer", "_secret", "_stream", "_tried", "app", "children", "fan_out", "head", "is_root", "me", "parent",
+        "path", "sent_wave", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -67,11 +69,12 @@ class Tree:
         ring: Overlay,
         out: Outbox,
         stream: Stream,
+        sealer: Sealer,
         changed: Callable[[int], None],
     ) -> None:
         self.app, self.me, self.fan_out = app, me, fan_out
         self._config, self._ring, self._out, self._stream = config, ring, out, stream
-        self._changed = changed
+        self._sealer, self._changed = sealer, changed
         self.wanted = False
         self.is_root = False
         self.parent: NodeId | None = None
@@ -130,7 +133,7 @@ class Tree:
         self._candidates = []
         self._tried = []
         self._arm(now)
-        self._ring.route(self.app, self._ask(), now)
+        self._ring.route(self.app, sealed(self._sealer, self._ask()), now)
 
     def _drawn(self) -> int:
         """The next attempt, later by up to 2^40; hashed, since draws of a stream can be told from earlier ones."""
@@ -220,6 +223,14 @@ class Tree:
         self._out.send(joiner.id, TreeAccept(self.app, attempt, self.my_path))
         self._changed(now)
         return True
+
+    def point(self, joiner: Contact, attempt: int) -> None:
+        """Answer a join that others carried: where to ask, here or below.  Nobody becomes a child by it."""
+        candidates: tuple[Contact, ...] = ()
+        if joiner.id not in (*self.my_path, self.parent):
+            place = joiner.id in self.children or self._has_slot(joiner)
+            candidates = (self.me,) if place else self._suggest(joiner)
+        self._out.send(joiner.id, TreeRefuse(self.app, attempt, candidates))
 
     def _has_slot(self, joiner: Contact) -> bool:
         alike = sum(child.contact.dialable == joiner.dialable for child in self.children.values())

@@ -77,12 +77,12 @@ class Recorder:
         self.verdict: Callable[[bytes, Message], Verdict | NodeId] = lambda key, message: Verdict.CONTINUE
         self.allowed: Callable[[Record], bool] = lambda record: True
 
-    def intercept(self, key: bytes, origin: Contact, message: Message, now: int) -> Verdict | NodeId:
+    def intercept(self, key: bytes, relay: NodeId, message: Message, now: int) -> Verdict | NodeId:
         self.intercepted.append((key, message))
         return self.verdict(key, message)
 
-    def deliver(self, key: bytes, origin: Contact, message: Message, now: int) -> None:
-        self.delivered.append((key, origin.id, message))
+    def deliver(self, key: bytes, relay: NodeId, message: Message, now: int) -> None:
+        self.delivered.append((key, relay, message))
 
     def peer_dead(self, peer: NodeId, why: str, silence: int, now: int) -> None:
         self.dead.append((peer, why, silence, now))

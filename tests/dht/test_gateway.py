@@ -38,7 +38,7 @@ def test_it_owns_nothing_and_routes_everything() -> None:
     assert leaf.me not in leaf.ring.closest(key, 5)
     net.route(leaf, key, Parcel(7))
     net.run(SECOND)
-    assert [(origin, m) for _, origin, m in net.closest(key).up.delivered] == [(leaf.me.id, Parcel(7))]
+    assert [m for _, _, m in net.closest(key).up.delivered] == [Parcel(7)]
     assert leaf.up.intercepted == [(key, Parcel(7))]
     assert leaf.up.delivered == []
 

@@ -491,34 +491,35 @@ class Net:
 
     def route(self, origin: Host, key: bytes, message: Message) -> None:
         """Ask above at the origin, at one other node on the way, and deliver at the closest live one."""
-        verdict = origin.forest.intercept(origin.me, message, self.now)
+        verdict = origin.forest.intercept(origin.id, message, self.now)
         if verdict is Verdict.CONSUME:
             return
         targets = origin.ring.closest(key, 1)
         if not targets:
             return
         if targets[0].id == origin.id:
-            origin.forest.deliver(message, self.now)
+            origin.forest.deliver(origin.id, message, self.now)
             return
         others = [host for host in self.hosts.values() if host.started and host.me.dialable and host is not origin]
         hop = self.gateway(origin) if not origin.me.dialable else self.stream.choice(others)
-        self.after(self.latency, lambda: self._pass(origin, hop, key, message))
+        self.after(self.latency, lambda: self._pass(origin.id, hop, key, message))
 
     def gateway(self, leaf: Host) -> Host:
         """The node through which an outbound-only one reaches the rest."""
         return next(host for host in self.by_rank()[::-1] if host.started and host.me.dialable)
 
-    def _pass(self, origin: Host, hop: Host, key: bytes, message: Message) -> None:
-        if self._is_cut(origin.id, hop.id):
+    def _pass(self, relay: NodeId, hop: Host, key: bytes, message: Message) -> None:
+        """``relay`` hands a routed message over."""
+        if self._is_cut(relay, hop.id):
             return
 
         def at_hop(now: int) -> None:
-            if hop.forest.intercept(origin.me, message, now) is Verdict.CONTINUE:
+            if hop.forest.intercept(relay, message, now) is Verdict.CONTINUE:
                 target = hop.ring.closest(key, 1)[0]
                 if target.id == hop.id:
-                    hop.forest.deliver(message, now)
+                    hop.forest.deliver(relay, message, now)
                 else:
-                    self.after(self.latency, lambda: self._pass(origin, self.hosts[target.id], key, message))
+                    self.after(self.latency, lambda: self._pass(hop.id, self.hosts[target.id], key, message))
 
         self._happen(hop, at_hop)
 

@@ -10,6 +10,7 @@ from dht.ports import Verdict
 from protocol.ids import app_id, blob_id
 from protocol.messages import Value
 from pubsub import forest as module
+from pubsub.joins import sealed
 from pubsub.messages import Accept, Prepare, Promise, TreeJoin, TreeRefuse
 from pubsub.ports import Genesis
 from pubsub.voter import Voter
@@ -126,11 +127,11 @@ def test_a_fabric_that_lost_its_power_goes_on_where_it_was() -> None:
 
 def test_joins_pass_by_who_has_no_place_to_give() -> None:
     net, host, other = quiet()
-    join = TreeJoin(net.app, other.me, 1)
-    assert host.forest.intercept(other.me, join, 0) is Verdict.CONTINUE
-    assert host.forest.intercept(other.me, ALIEN, 0) is Verdict.CONTINUE
-    host.forest.deliver(ALIEN, 0)
-    host.do(lambda now: host.forest.deliver(join, now))
+    join = sealed(other.forest.sealer, TreeJoin(net.app, other.me, 1))
+    assert host.forest.intercept(other.id, join, 0) is Verdict.CONTINUE
+    assert host.forest.intercept(other.id, ALIEN, 0) is Verdict.CONTINUE
+    host.forest.deliver(other.id, ALIEN, 0)
+    host.do(lambda now: host.forest.deliver(other.id, join, now))
     assert [message for _, _, _, message in net.sent] == [TreeRefuse(net.app, 1, unknown=True)]
 
 
