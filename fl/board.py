@@ -25,6 +25,7 @@ OLD = 2
 """Rounds after which a complaint is history although its node has not contributed since."""
 REPEAT = 1 * SECOND
 """After that a node which refuses says so again, then after twice as long, and so on: whoever is root may change."""
+MAX_REPEAT = 3600 * SECOND
 
 
 class Board:
@@ -55,6 +56,98 @@ class Board:
         self.serial = 0
         self.telling = False
 
+    # ---- this node's own ----
+
+    def complain(self, trouble: Trouble) -> None:
+        self.own = trouble
+
+    def recover(self) -> None:
+        """There is nothing to complain of any more."""
+        self.own = None
+
+    def pause(self, *, again: bool) -> int:
+        """How long (ns) until a refusal is said ``again``, or once more after the first time."""
+        self.repeat = min(self.repeat * 2, MAX_REPEAT) if again else REPEAT
+        return self.repeat
+
+    # ---- at the root ----
+
+    def enter(self, complaint: Complaint, source: NodeId) -> bool | None:
+        """Write down what ``source`` brought: is it news?  None when there is no room for one more from there."""
+        known = self.book.get(complaint.node)
+        room = len(self.book) < MAX_BOOK and sum(by == source for _, by in self.book.values()) < PER_PEER
+        if known is None and not room:
+            return None
+        self.book[complaint.node] = complaint, source
+        return known is None or words(known[0]) != words(complaint)
+
+    def stumbled(self) -> None:
+        """The step to the next model could not be taken."""
+        self.stumbles += 1
+
+    def brought(self, well: Collection[NodeId], absent: int, round_: int, now: int) -> bool:
+        """A wave brought the contributions of ``well``.  True when a complaint is history by that."""
+        self.well.update(dict.fromkeys(well))
+        if not well:
+            if not absent:
+                self.since = self.since if self.empty else now
+                self.empty += 1
+            return False
+        self.empty = 0
+        # A node that described its data may still fail to train on them: that is round 0.
+        return self._strike([node for node in well if node in self.book and _heals(self.book[node][0], round_)])
+
+    def decided(self, round_: int) -> bool:
+        """``round_`` is committed.  True when complaints are history by that."""
+        self.empty, self.stumbles, self.well = 0, 0, {}
+        return self._strike([node for node, (one, _) in self.book.items() if _outdated(one, round_)])
+
+    def _strike(self, nodes: Collection[NodeId]) -> bool:
+        for node in nodes:
+            del self.book[node]
+        return bool(nodes)
+
+    def say(self, status: str, detail: str) -> bool:
+        """What the coordinator says.  True when nobody is about to tell it yet: that is for the caller."""
+        self.said = status, detail
+        first, self.telling = not self.telling, True
+        return first
+
+    def told_all(self) -> None:
+        """What was said is told now."""
+        self.telling = False
+
+    def number(self) -> int:
+        """Of the next condition."""
+        self.serial += 1
+        return self.serial
+
+    def succeed(self, me: NodeId) -> None:
+        """This node, ``me``, is root from now on, and begins with what its predecessor had told everybody."""
+        self.serial, self.empty, self.stumbles, self.well = 0, 0, 0, {}
+        if self.condition is not None:
+            self.book = {one.node: (one, me) for one in self.condition.complaints}
+
+    # ---- conditions ----
+
+    def take(self, condition: Condition) -> None:
+        """It holds from now on, and no child has it."""
+        self.condition, self.told = condition, {}
+
+    def hand_to(self, children: Collection[NodeId]) -> list[NodeId]:
+        """All ``children`` get the condition: which of them do not have it?"""
+        without = [child for child in children if child not in self.told]
+        self.told = dict.fromkeys(children)
+        return without
+
+    def await_root(self, condition: Condition) -> None:
+        """The head that names its root is on its way."""
+        self.pending = condition
+
+    def take_pending(self) -> Condition | None:
+        pending, self.pending = self.pending, None
+        return pending
+
 
 def nobody_left(board: Board, spec: AppSpec, now: int) -> bool:
     """Is it shown that no node is left which could do what the round lacks?"""
@@ -63,22 +156,16 @@ def nobody_left(board: Board, spec: AppSpec, now: int) -> bool:
     return often and bool(board.book) and would_do
 
 
-def outdated(board: Board, round_: int) -> list[NodeId]:
-    """Whose complaints are history once ``round_`` is committed."""
-    return [
-        node for node, (one, _) in board.book.items()
-        if one.kind is not Ailment.REFUSED and one.round + OLD * (one.kind is Ailment.FAILED) <= round_
-    ]  # fmt: skip
+def _outdated(complaint: Complaint, round_: int) -> bool:
+    """Is it history once ``round_`` is committed?"""
+    return (
+        complaint.kind is not Ailment.REFUSED and complaint.round + OLD * (complaint.kind is Ailment.FAILED) <= round_
+    )
 
 
-def heals(complaint: Complaint, round_: int) -> bool:
+def _heals(complaint: Complaint, round_: int) -> bool:
     """Does a contribution to ``round_`` show that the node is well again?"""
     return complaint.kind is not Ailment.STEP and complaint.round <= round_
-
-
-def place(board: Board, source: NodeId) -> bool:
-    """Is there room in the book for one more whom ``source`` brings?"""
-    return len(board.book) < MAX_BOOK and sum(by == source for _, by in board.book.values()) < PER_PEER
 
 
 def words(complaint: Complaint) -> tuple[NodeId, int, str, str]:

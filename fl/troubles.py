@@ -35,7 +35,7 @@ from pubsub.heads import Head
 from pubsub.messages import WaveId
 from pubsub.ports import HandedIn
 
-from .board import FAILING_STEPS, PER_PEER, REPEAT, Board, chosen, heals, nobody_left, outdated, place, who, words
+from .board import FAILING_STEPS, PER_PEER, Board, chosen, nobody_left, who, words
 from .messages import (
     MAX_DETAIL,
     MAX_NAME,
@@ -58,7 +58,6 @@ WINDOW = 1 * SECOND
 """Time for which a peer's messages are counted together."""
 MAX_PEERS = 64
 """Peers from which complaints are taken in one window."""
-MAX_REPEAT = 3600 * SECOND
 _COMPLAINT, _CONDITION = "trouble", "condition"
 _encoder = msgspec.msgpack.Encoder()
 
@@ -83,28 +82,25 @@ class Troubles:
 
     def refused(self, app: AppId, why: str, now: int) -> None:
         """This node does not work for ``app``; said again and again, at growing intervals."""
-        board = self._board(app)
-        board.repeat = REPEAT
         self._complain(app, Ailment.REFUSED, 0, why, now)
-        self._out.set_timer(("fl.refused", app), now + board.repeat)
+        self._out.set_timer(("fl.refused", app), now + self._board(app).pause(again=False))
 
     def willing(self, app: AppId) -> None:
         """It works for it after all."""
         board = self._boards.get(app)
         if board is not None and board.own is not None and board.own.complaint.kind is Ailment.REFUSED:
-            board.own = None
+            board.recover()
             self._out.cancel_timer(("fl.refused", app))
 
     def _repeat(self, app: AppId, now: int) -> None:
         board = self._boards.get(app)
         if board is not None and board.own is not None:
-            board.repeat = min(board.repeat * 2, MAX_REPEAT)
             self._pass_on(board.own, self._me, now)
-            self._out.set_timer(("fl.refused", app), now + board.repeat)
+            self._out.set_timer(("fl.refused", app), now + board.pause(again=True))
 
     def stumbled(self, app: AppId, round_: int, error: str, now: int) -> None:
         """At the root: the step to the next model could not be taken."""
-        self._board(app).stumbles += 1
+        self._board(app).stumbled()
         self._complain(app, Ailment.STEP, round_, error, now)
 
     def _complain(self, app: AppId, kind: Ailment, round_: int, error: str, now: int) -> None:
@@ -112,9 +108,11 @@ class Troubles:
         cut = sentence if len(sentence) <= MAX_SENTENCE else sentence[: MAX_SENTENCE - 1] + "…"
         complaint = Complaint(self._me, kind, round_, self._label, cut, trace[-MAX_TRACE:])
         board = self._board(app)
-        if board.own is None or board.own.complaint != complaint:
-            board.own = Trouble(app, complaint, self._sealer.seal(_COMPLAINT, _sealed(app, complaint)))
-        self._pass_on(board.own, self._me, now)
+        own = board.own
+        if own is None or own.complaint != complaint:
+            own = Trouble(app, complaint, self._sealer.seal(_COMPLAINT, _sealed(app, complaint)))
+            board.complain(own)
+        self._pass_on(own, self._me, now)
 
     # ---- on the way up ----------------------------------------------------------------------------------------------
 
@@ -168,54 +166,34 @@ class Troubles:
         board, head = self._board(app), self._host.apps[app].head
         if complaint.kind is not Ailment.REFUSED and head is not None and complaint.round < head.round:
             return
-        known = board.book.get(complaint.node)
-        if known is None and not place(board, source):
+        news = board.enter(complaint, source)
+        if news is None:
             self._host.forest.count("troubles_flooded")
-            return
-        board.book[complaint.node] = complaint, source
-        if known is None or words(known[0]) != words(complaint):
+        elif news:
             self._restate(app, now)
 
     def closed(self, app: AppId, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:
         """At the root: what a wave brought.  Whoever contributed is well."""
         board = self._boards.get(app)
-        if board is None:
-            return
         well = [member for part in parts for member in part.partial.contributors]
-        board.well.update(dict.fromkeys(well))
-        if well:
-            board.empty = 0
-            # A node that described its data may still fail to train on them: that is round 0.
-            healed = [node for node in well if node in board.book and heals(board.book[node][0], wave.round)]
-            for node in healed:
-                del board.book[node]
-            if healed:
-                self._restate(app, now)
-        elif not absent:
-            board.since = board.since if board.empty else now
-            board.empty += 1
+        if board is not None and board.brought(well, absent, wave.round, now):
+            self._restate(app, now)
 
     def committed(self, app: AppId, head: Head, now: int) -> None:
         """A round is decided: old complaints are history, and the root that a condition waits for may be known."""
         board = self._boards.get(app)
         if board is None:
             return
-        board.empty, board.stumbles, board.well = 0, 0, {}
-        old = outdated(board, head.round)
-        for node in old:
-            del board.book[node]
-        if old:
+        if board.decided(head.round):
             self._restate(app, now)
-        pending, board.pending = board.pending, None
+        pending = board.take_pending()
         if pending is not None:
             self._heard(pending, now)
 
     def speaks(self, app: AppId, status: str, detail: str, now: int) -> tuple[str, str]:
         """What the coordinator's word becomes with what is known of troubles; the tree is told."""
         board = self._board(app)
-        board.said = status, detail
-        if not board.telling:
-            board.telling = True
+        if board.say(status, detail):
             self._out.set_timer(("fl.tell", app), now + GATHER)
         return self._verdict(app, board, now)
 
@@ -242,7 +220,7 @@ class Troubles:
         board, host = self._boards.get(app), self._host.apps.get(app)
         if board is None or host is None:
             return
-        board.telling = False
+        board.told_all()
         if not host.rooted or host.head is None:
             return
         status, detail = self._verdict(app, board, now)
@@ -253,8 +231,7 @@ class Troubles:
             same = [words(one) for one in before.complaints] == [words(one) for one in complaints]
             if same and (before.status, before.detail) == (status, detail):
                 return
-        board.serial += 1
-        content = app, epoch, board.serial, status, detail, complaints
+        content = app, epoch, board.number(), status, detail, complaints
         self._take(board, Condition(*content, self._sealer.seal(_CONDITION, _encoder.encode(content))))
 
     # ---- on the way down --------------------------------------------------------------------------------------------
@@ -275,7 +252,7 @@ class Troubles:
         if board.condition is not None and _order(message) < _order(board.condition):
             return
         if app.head is None or app.head.epoch < message.epoch:
-            board.pending = message
+            board.await_root(message)
         elif app.head.epoch == message.epoch:
             *content, seal = msgspec.structs.astuple(message)
             if self._sealer.check(app.head.root.id, seal, _CONDITION, _encoder.encode(content)):
@@ -287,7 +264,7 @@ class Troubles:
 
     def _take(self, board: Board, condition: Condition) -> None:
         before = board.condition.complaints if board.condition is not None else ()
-        board.condition, board.told = condition, {}
+        board.take(condition)
         self._tell(condition.app, board)
         if [words(one) for one in before] != [words(one) for one in condition.complaints]:
             self._out.emit(Troubled(condition.app, condition.complaints))
@@ -296,10 +273,8 @@ class Troubles:
         tree = self._host.tree(app)
         if tree is None or board.condition is None:
             return
-        for child in tree.children:
-            if child not in board.told:
-                self._out.send(child, board.condition)
-        board.told = dict.fromkeys(tree.children)
+        for child in board.hand_to(tree.children):
+            self._out.send(child, board.condition)
 
     def tree_changed(self, app: AppId, now: int) -> None:
         """Children that are new here have not heard how things stand."""
@@ -309,10 +284,7 @@ class Troubles:
 
     def rooted(self, app: AppId, now: int) -> None:
         """A new root begins with what its predecessor had told everybody."""
-        board = self._board(app)
-        board.serial, board.empty, board.stumbles, board.well = 0, 0, 0, {}
-        if board.condition is not None:
-            board.book = {one.node: (one, self._me) for one in board.condition.complaints}
+        self._board(app).succeed(self._me)
 
     def knows(self, app: AppId, epoch: int) -> bool:
         """Has the root of ``epoch`` said how things stand?"""
