@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from importlib import metadata
 from typing import Literal
 
 import msgspec
@@ -28,6 +27,7 @@ from .identity.fabric import is_issuer
 from .identity.keys import Ed25519Verifier
 from .identity.revocation import revoke
 from .models import Models
+from .provenance import version
 from .service import (
     OVER,
     AppEvent,
@@ -234,11 +234,3 @@ class Operations:
     async def download(self, blob: bytes) -> AsyncIterator[bytes]:
         async for chunk in self._models.read(blob):
             yield chunk
-
-
-def version() -> str:
-    """Of the installed distribution; ``source`` in a working tree that was never installed."""
-    try:
-        return metadata.version("mycelia-fabric")
-    except metadata.PackageNotFoundError:
-        return "source"

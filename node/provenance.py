@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,3 +47,11 @@ def check(packages: Sequence[str] = PACKAGES) -> None:
         "  Install mycelia-fabric in a virtual environment of its own.\n"
     )
     raise SystemExit(EXIT_CODE)
+
+
+def version() -> str:
+    """Of the installed distribution; ``source`` in a working tree that was never installed."""
+    try:
+        return metadata.version("mycelia-fabric")
+    except metadata.PackageNotFoundError:
+        return "source"

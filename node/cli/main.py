@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 
 from protocol.errors import MyceliaError
 
+from ..provenance import version
 from .catalogue import ROOT
 from .command import Session
 from .exits import INTERRUPTED
@@ -37,20 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def version() -> str:
-    """Of the installed distribution; ``source`` when run from a working tree that was never installed."""
-    try:
-        return metadata.version("mycelia-fabric")
-    except metadata.PackageNotFoundError:
-        return "source"
-
-
 def _run(words: list[str], out: Output) -> int:
     if words == ["--version"]:
         out.line(f"mycelia {version()}")
         return 0
     parser, args = parse(ROOT, words)
-    out.as_json = args.json
+    out.speak_json(args.json)
     if args.help or parser.command.run is None:
         out.line(overview(parser) if parser.command is ROOT else command_help(parser))
         return 0

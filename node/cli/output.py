@@ -50,6 +50,10 @@ class Output:
         self._colour = (out.isatty() and not plain) if colour is None else colour
         self._progress_open = False
 
+    def speak_json(self, as_json: bool) -> None:
+        """Answer in JSON from now on, or for people."""
+        self.as_json = as_json
+
     @property
     def live(self) -> bool:
         """Whether a person is watching standard error."""
