@@ -204,7 +204,7 @@ class ArtifactStore:
             sealing.add_done_callback(lambda _: self._sealing.pop(blob))
         await asyncio.wait([sealing])
         sealing.result()
-        held.sealed = True
+        held.seal()
 
     async def persist_named(self, values: Sequence[bytes]) -> None:
         """Make durable every artifact that one of ``values`` names: a durable key must not outlive what it points to.
@@ -260,16 +260,14 @@ class ArtifactStore:
         if held.received or held.size > size:
             self._remove(held, "its size was wrong")
             return None
-        longer = Blob(held.id, size, self.directory, self._io)
-        longer.charged = held.charged
-        return longer
+        return Blob(held.id, size, self.directory, self._io, charged=held.charged)
 
     def _charge(self, held: Blob, end: int) -> None:
         """The first ``end`` bytes of ``held`` are about to be on disk.  Raises StorageError."""
         need = end - held.charged
         if need > 0:
             self._make_room(need)
-            held.charged += need
+            held.charge(need)
             self._used += need
 
     def _check_room(self, held: Blob) -> None:
@@ -315,12 +313,11 @@ class ArtifactStore:
             return
         held = Blob(blob, stat.st_size, self.directory, self._io)
         if not path.suffix and stat.st_mode & 0o777 == _SEALED:
-            held.complete = held.sealed = True
-            held.received = held.written = held.size
+            held.found()
         elif not path.suffix:
             path.rename(held.partial_path)
         if blob not in self._blobs or held.complete:
-            held.charged = held.size
+            held.charge(held.size)
             self._used += held.size - (self._blobs[blob].charged if blob in self._blobs else 0)
             self._blobs[blob] = held
 

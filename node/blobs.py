@@ -59,7 +59,7 @@ class Blob:
         "sealed", "size", "users", "writer", "written",
     )  # fmt: skip
 
-    def __init__(self, blob: BlobId, size: int, directory: Path, io: Executor) -> None:
+    def __init__(self, blob: BlobId, size: int, directory: Path, io: Executor, *, charged: int = 0) -> None:
         self.id = blob
         self.size = size
         self.path = directory / blob.hex()
@@ -76,7 +76,7 @@ class Blob:
         self.hasher = hashlib.sha256()
         self.received = 0
         self.written = 0
-        self.charged = 0
+        self.charged = charged
         """Bytes that count against the store's quota: those that are on disk, or about to be."""
         self._fd = -1
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=_RECENT)
@@ -89,6 +89,21 @@ class Blob:
     @property
     def _last_chunk(self) -> int:
         return (self.size - 1) // self.chunk * self.chunk
+
+    # ---- what the store makes of it -------------------------------------------------------------------------------
+
+    def charge(self, need: int) -> None:
+        """``need`` more bytes count against the quota."""
+        self.charged += need
+
+    def found(self) -> None:
+        """An earlier life left it, whole and durable."""
+        self.complete = self.sealed = True
+        self.received = self.written = self.size
+
+    def seal(self) -> None:
+        """It survives a loss of power."""
+        self.sealed = True
 
     # ---- users hold the descriptor open -----------------------------------------------------------------------------
 

@@ -133,6 +133,48 @@ class Run:
         self.troubles: tuple[Complaint, ...] = ()
         """Who cannot contribute, as the root said last."""
 
+    # ---- news ----
+
+    def restored(self, card: Card) -> None:
+        """An earlier life of the node kept ``card``."""
+        self.card, self.saved = card, True
+
+    def known_as(self, card: Card) -> None:
+        self.card = card
+
+    def keep(self) -> bool:
+        """There is something worth keeping of it: has its card to be made durable?"""
+        lacking = self.card is not None and not self.saved
+        self.saved |= lacking
+        return lacking
+
+    def described(self, spec: AppSpec) -> None:
+        self.spec = spec
+
+    def turned(self, status: StatusChanged) -> None:
+        self.status = status
+
+    def declined(self, why: str) -> None:
+        """This node does not work for it; empty: it does."""
+        self.refused = why
+
+    def plays(self, role: RoleChanged) -> None:
+        self.role = role
+
+    def troubled(self, complaints: tuple[Complaint, ...]) -> None:
+        self.troubles = complaints
+
+    def guarded(self, head: Head) -> None:
+        """Who holds its newest head."""
+        self.voters, self.root = tuple(voter.id for voter in head.voters), head.root.id
+
+    def concluded(self, head: Head) -> None:
+        """Others told of its last head."""
+        self.end = head
+        self.guarded(head)
+
+    # ---- questions ----
+
     @property
     def name(self) -> str:
         return self.card.name if self.card is not None else self.id.hex()
@@ -197,7 +239,7 @@ class History:
 
     def known_as(self, run: Run, card: Card) -> None:
         """Note what ``run`` is; if its owner has too many now, the oldest other one that is over goes."""
-        run.card = card
+        run.known_as(card)
         others = [other for other in self._runs.values() if other.owner == card.owner and other is not run]
         if len(others) >= MAX_PER_OWNER:
             self._forget(min(others, key=lambda other: not other.over))

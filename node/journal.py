@@ -81,7 +81,7 @@ class Journal:
                     self._runs.run(app_id).rounds.append(entry)
                 elif key.startswith(CARD):
                     run = self._runs.run(bytes.fromhex(key.removeprefix(CARD)))
-                    run.card, run.saved = _cards.decode(restored[key]), True
+                    run.restored(_cards.decode(restored[key]))
             except (ValueError, msgspec.MsgspecError):
                 continue
 
@@ -100,22 +100,22 @@ class Journal:
             spec = decode_spec(notice.record.body)
             if spec is not None:
                 run = self._runs.run(spec.id)
-                run.spec = spec
+                run.described(spec)
                 self._runs.known_as(run, card_of(spec))
         elif isinstance(notice, StatusChanged):
             app = self._app(notice.app)
             # Whoever finishes has nothing to explain.
-            app.status = notice if notice.status != "finished" else StatusChanged(notice.app, "finished")
+            app.turned(notice if notice.status != "finished" else StatusChanged(notice.app, "finished"))
             app.hub.publish(_status_event(app))
         elif isinstance(notice, Declined):
-            self._app(notice.app).refused = notice.why
+            self._app(notice.app).declined(notice.why)
         elif isinstance(notice, Troubled):
             self._troubled(notice)
         elif isinstance(notice, Concluded):
             self._concluded(notice)
         elif isinstance(notice, RoleChanged):
             app = self._app(notice.app)
-            app.role = notice
+            app.plays(notice)
             app.hub.publish(_role_event(app))
         elif isinstance(notice, RoundCommitted):
             self._committed(notice)
@@ -125,19 +125,17 @@ class Journal:
     def _troubled(self, notice: Troubled) -> None:
         app = self._app(notice.app)
         known = {(one.node, one.sentence) for one in app.troubles}
-        app.troubles = notice.complaints
+        app.troubled(notice.complaints)
         for one in notice.complaints:
             if (one.node, one.sentence) not in known:
                 app.hub.publish(TroubleEvent(app=app.name, trouble=_trouble(one)))
 
     def _concluded(self, notice: Concluded) -> None:
-        run = self._app(notice.app)
-        run.end = notice.head
-        run.voters, run.root = tuple(voter.id for voter in notice.head.voters), notice.head.root.id
+        self._app(notice.app).concluded(notice.head)
 
     def _committed(self, notice: RoundCommitted) -> None:
         run, head = self._app(notice.app), notice.head
-        run.voters, run.root = tuple(voter.id for voter in head.voters), head.root.id
+        run.guarded(head)
         if head.round == 0 or (run.rounds and head.round <= run.rounds[-1].round):
             return
         entry = entry_of(head, metrics.means(notice.metrics), run.card is None or run.card.evaluate, self._time())
@@ -145,8 +143,7 @@ class Journal:
             self._batch[run.key(run.rounds[0])] = None
         run.rounds.append(entry)
         self._batch[run.key(entry)] = _encoder.encode(entry)
-        if run.card is not None and not run.saved:
-            run.saved = True
+        if run.keep():
             self._batch[run.card_key] = _encoder.encode(run.card)
         run.hub.publish(_round_event(run, entry))
 

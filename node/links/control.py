@@ -138,7 +138,7 @@ class Link:
         self._queued -= len(frame)
         if isinstance(message, Goodbye):
             # Before it is written: the other side's end may be seen before our write returns.
-            stream.parting = message.why
+            stream.part(message.why)
         try:
             await stream.write(frame)
         except TransportError as error:

@@ -92,10 +92,8 @@ class LinkManager:
         self._supervisor = supervisor
         self._post = post
         self._lookup = lookup
-        self.on_driver: Callable[[NodeId, DriverMessage], None] = _ignore
-        """Takes what other drivers say about transfers."""
-        self.on_gone: Callable[[NodeId], None] = _ignore
-        """Told when a peer cannot be talked to at the moment."""
+        self._on_driver: Callable[[NodeId, DriverMessage], None] = _ignore
+        self._on_gone: Callable[[NodeId], None] = _ignore
         self._clock = asyncio.get_running_loop().time
         self.penalties = Penalties(config.max_penalties, config.ban, self._clock)
         self._links: dict[NodeId, Link] = {}
@@ -109,6 +107,11 @@ class LinkManager:
         self.front: Front | None = None
         """Where strangers come in; None while this node does not listen."""
         self._closing = False
+
+    def attach(self, on_driver: Callable[[NodeId, DriverMessage], None], on_gone: Callable[[NodeId], None]) -> None:
+        """``on_driver`` takes what other drivers say about transfers, ``on_gone`` is told when a peer cannot be talked
+        to at the moment."""
+        self._on_driver, self._on_gone = on_driver, on_gone
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -263,7 +266,7 @@ class LinkManager:
                     why = "idle" if message.why == "idle" else "closed"
                     break
                 if isinstance(message, DriverMessage):
-                    self.on_driver(link.peer, message)
+                    self._on_driver(link.peer, message)
                 elif message is not None:
                     self._post(Received(link.peer, message))
         finally:
@@ -291,12 +294,12 @@ class LinkManager:
     def on_down(self, link: Link, why: str) -> None:
         self._active.pop(link.peer, None)
         self._post(PeerDown(link.peer, why))
-        self.on_gone(link.peer)
+        self._on_gone(link.peer)
 
     def on_failed(self, link: Link, message: Message | Routed, why: str) -> None:
         self.counters["sends_failed"] += 1
         if isinstance(message, DriverMessage):
-            self.on_gone(link.peer)
+            self._on_gone(link.peer)
         else:
             self._post(SendFailed(link.peer, message))
 

@@ -30,6 +30,10 @@ class Stream(Protocol):
     parting: str
     """Why we said goodbye on it; empty when we did not."""
 
+    def part(self, why: str) -> None:
+        """We are about to say goodbye on it."""
+        ...
+
     async def read(self) -> bytes | None:
         """The next frame; None when nothing more will come, whatever the reason."""
         ...
@@ -62,6 +66,9 @@ class DialledStream:
         self.parting = ""
         self._channel = channel
         self._call = call
+
+    def part(self, why: str) -> None:
+        self.parting = why
 
     @classmethod
     async def open(cls, channel: Any) -> DialledStream:
@@ -136,6 +143,9 @@ class AcceptedStream:
         self._reader: asyncio.Task[Any] | None = None
         self._writer: asyncio.Task[Any] | None = None
         self._writing = asyncio.Lock()
+
+    def part(self, why: str) -> None:
+        self.parting = why
 
     async def read(self) -> bytes | None:
         if self.aborted:

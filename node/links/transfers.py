@@ -110,8 +110,7 @@ class Transfers:
         self._calls: Counter[NodeId] = Counter()
         self._running: dict[BlobId, _Transfer] = {}
         self._offers: dict[tuple[NodeId, BlobId], _Offer] = {}
-        links.on_driver = self._on_driver
-        links.on_gone = self._on_gone
+        links.attach(self._on_driver, self._on_gone)
 
     def handlers(self) -> dict[str, Any]:
         """The methods of the link service that transfers answer."""
