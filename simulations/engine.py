@@ -93,10 +93,9 @@ class Engine:
         """Class of a message sent or of a notice emitted, or ``Penalize`` → who wants to see it."""
         self.unwatched: dict[NodeId, None] = {}
         """Nodes whose messages nobody is shown: they do not keep to the protocol."""
-        self.links = Links(self.schedule, network, self.by_id, self.deliver, check_wire=check_wire)
         self.flows = Flows(self.schedule, network, self.by_id, self.artifacts, self.deliver)
-        if network.config.shared:
-            self.links.bulk = self.flows.beside
+        beside = self.flows.beside if network.config.shared else None
+        self.links = Links(self.schedule, network, self.by_id, self.deliver, beside, check_wire=check_wire)
         self.disks = Disks(self.schedule, disk or DiskConfig(), seed, self.deliver)
         self._factory = factory
         self._compute = compute

@@ -37,9 +37,12 @@ class Links:
         network: Network,
         hosts: dict[NodeId, Host],
         deliver: Callable[[Host, Event], None],
+        beside: Callable[[int, int], int] | None,
         *,
         check_wire: bool,
     ) -> None:
+        """``beside``, of a shared uplink, is called with (host, bytes of a message) and answers how many transfers go
+        out there."""
         self.sent = 0
         self.bytes = 0
         self._schedule = schedule
@@ -52,8 +55,7 @@ class Links:
         self._draw = network.draw
         self._arrives = self._arrive
         """Bound once: a new bound method for each message would cost time and memory."""
-        self.bulk: Callable[[int, int], int] | None = None
-        """Of a shared uplink: called with (host, bytes of a message), answers how many transfers go out there."""
+        self._beside = beside
         self._held: dict[Link, None] = {}
         self._sized: Message | Routed | None = None
         self._size = 0
@@ -76,8 +78,8 @@ class Links:
         if host.busy_until > leaves:
             leaves = host.busy_until
         took = int(size * self._ns_per_byte)
-        if self.bulk is not None:
-            took *= 1 + self.bulk(host.index, size)
+        if self._beside is not None:
+            took *= 1 + self._beside(host.index, size)
         host.busy_until = leaves = leaves + took
         if self._network.noise is None:
             self._schedule.at(self._arrival(link, host, leaves), self._arrives, link, host, message)

@@ -122,6 +122,10 @@ class Network:
         self._noise_draw = dice(seed, "noise").random
         self._positions: dict[int, tuple[float, float]] = {}
 
+    def set_noise(self, noise: Noise | None) -> None:
+        """What happens to messages from now on; None: nothing."""
+        self.noise = noise
+
     def position(self, index: int) -> tuple[float, float]:
         """Where host ``index`` stands, in the unit square."""
         place = self._positions.get(index)

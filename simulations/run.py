@@ -83,7 +83,7 @@ class Run:
     ) -> None:  # fmt: skip
         """``strict``: properties that the protocol is known not to have yet are reported as well."""
         self.world = World(scenario, seed, compute=compute, check_wire=check_wire)
-        self.world.engine.on_event += hooks
+        self.world.engine.on_event.extend(hooks)
         self.report = Report(frozenset() if strict else PENDING)
         self.heads: Heads
         self.checkers: list[Checker]

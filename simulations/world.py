@@ -306,7 +306,7 @@ class World:
         self.developer.stop(application)
 
     def noise(self, noise: Noise | None) -> None:
-        self.engine.network.noise = noise
+        self.engine.network.set_noise(noise)
         self.weather.changed(self.engine.now)
 
     def slow(self, host: Host, *, disk: float, compute: float) -> None:
