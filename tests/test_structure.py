@@ -1,14 +1,29 @@
-"""How modules depend on one another: no circles, not even for types."""
+"""How modules depend on one another: no circles, not even for types, and nobody changes what is another's."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import TypeGuard
 
+from node.provenance import PACKAGES
 from tests.test_layout import modules, none
 
 KNOWN_CIRCLE = {"pubsub.forest", "pubsub.grove", "pubsub.rendezvous", "pubsub.throne"}
 """Modules that still import each other.  The list only ever shrinks."""
+TABLES = {"simulations/host.py": "simulations/"}
+"""Modules of plain tables → where these are changed: the laws of the simulated world stand apart from its machines."""
+PLANTED = "simulations/mutants/"
+"""Bugs that are planted on purpose may do what is forbidden."""
+KNOWN_WRITES = {
+    "pubsub/grove.py: self.tree.head",
+    "pubsub/grove.py: self.tree.wanted",
+    "pubsub/grove.py: self.waves.amnesia",
+    "pubsub/grove.py: child.told",
+    "pubsub/rendezvous.py: grove.proposer.epoch",
+    "pubsub/waves.py: self._tree.sent_wave",
+}
+"""Attributes that are still written from outside.  The list only ever shrinks."""
 
 
 def name_of(path: str) -> str:
@@ -64,3 +79,70 @@ def test_circles_are_found_wherever_the_import_stands() -> None:
         }
         assert circles(sources) == {"a.a", "a.b", "a.c"}
     assert circles({"a/a.py": ast.parse("from .b import B"), "a/b.py": ast.parse("import os")}) == set()
+
+
+# ---- whose attributes ------------------------------------------------------------------------------------------------
+
+
+def fields(owner: ast.ClassDef) -> set[str]:
+    """The attributes that a class gives its objects."""
+    found = {
+        node.target.id for node in owner.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    return found | {node.attr for node in ast.walk(owner) if written(node) and ast.unparse(node.value) == "self"}
+
+
+def written(node: ast.AST) -> TypeGuard[ast.Attribute]:
+    return isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del))
+
+
+def owners(tree: ast.Module) -> list[ast.ClassDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def foreign(tree: ast.Module, ours: set[str]) -> Iterator[str]:
+    """What ``tree`` writes that is an attribute in the repository (``ours``), but of no class that ``tree`` defines.
+
+    Who owns an object cannot be read off a name, so this goes by the names of attributes: a write to a part of ``self``
+    must be to a field of another class of the module, any other write to one of any class of it.
+    """
+    classes = {id(owner): fields(owner) for owner in owners(tree)}
+    within = {id(node): id(owner) for owner in owners(tree) for node in ast.walk(owner)}
+    for node in ast.walk(tree):
+        if not written(node) or ast.unparse(node.value) in {"self", "cls"} or node.attr not in ours:
+            continue
+        own = within.get(id(node)) if ast.unparse(node.value).startswith("self.") else None
+        if not any(node.attr in names for owner, names in classes.items() if owner != own):
+            yield ast.unparse(node)
+
+
+def foreign_writes(sources: dict[str, ast.Module]) -> set[str]:
+    ours = {name for tree in sources.values() for owner in owners(tree) for name in fields(owner)}
+    tables = {
+        path: {name for owner in owners(sources[path]) for name in fields(owner)} for path in TABLES if path in sources
+    }
+    return {
+        f"{path}: {write}"
+        for path, tree in sources.items()
+        for write in foreign(tree, ours)
+        if not any(path.startswith(TABLES[table]) and write.rpartition(".")[2] in tables[table] for table in tables)
+    }
+
+
+def test_nobody_writes_another_objects_attributes() -> None:
+    packages = tuple(f"{name}/" for name in PACKAGES)
+    found = foreign_writes({path: tree for path, tree in modules().items() if path.startswith(packages)})
+    found = {write for write in found if not write.startswith(PLANTED)}
+    none(f"{write} is written by a module that does not define it" for write in sorted(found - KNOWN_WRITES))
+    none(f"{write} is not written any more: take it off the list" for write in sorted(KNOWN_WRITES - found))
+
+
+def test_writes_are_seen_however_the_object_is_reached() -> None:
+    owner = ast.parse("class Tree:\n    def __init__(self):\n        self.head = None")
+    for write in ("tree.head = 1", "self.tree.head = 1", "trees[0].head += 1", "a, tree.head = 1, 2", "del tree.head"):
+        user = ast.parse(f"class Grove:\n    def f(self):\n        self.other = 0\n        {write}")
+        assert len(foreign_writes({"a/tree.py": owner, "a/grove.py": user})) == 1
+    own = "class Child:\n    told: int\n\nclass Grove:\n    def f(self, child):\n        self.head, child.told = 0, 1"
+    assert foreign_writes({"a/tree.py": owner, "a/grove.py": ast.parse(own)}) == set()
+    hidden = ast.parse("class Grove:\n    def f(self):\n        self.head = 0\n        self.tree.head = 0")
+    assert foreign_writes({"a/tree.py": owner, "a/grove.py": hidden}) == {"a/grove.py: self.tree.head"}
