@@ -104,7 +104,8 @@ class WorkerSection:
     """Scheduling priority of a worker, 0 to 19, higher yields more. 5 keeps the daemon's heartbeats on time under full
     load."""
     memory_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """MiB of address space that a worker may take before it fails; 0 for no limit. Torch itself maps about 2000."""
+    """MiB that a worker may take: of address space, before it fails, and of memory together with temporary files in
+    memory and the answer in the making, before it is ended; 0 for no limit. Torch itself maps about 2000."""
     fork_server: str = ""
     """Socket of a running fork server from which to take worker processes, so that the daemons of one machine share the
     memory of one torch. Default: the daemon starts one of its own when it first trains."""

@@ -1,8 +1,9 @@
 """The daemon's end of the connection to one worker process.
 
-The process runs foreign code, so what it writes is checked like a peer's words: types and limits by the codec, seals
-before anything is mapped, the number of log lines here.  It is known by a *pidfd*, taken while it was still running our
-own code, so that killing it can never hit another process that got its number later.
+The process runs foreign code, so what it writes is checked like a peer's words: types and limits by the codec, tensors
+in a copy of our own, the number of log lines here.  Memory that goes to it is taken back with its answer.  It is known
+by a *pidfd*, taken while it was still running our own code, so that killing it can never hit another process that got
+its number later.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fl.learn import channel
 from fl.learn.errors import WorkerLost
@@ -29,6 +31,7 @@ _RETRY_S = 0.02
 
 Content = bytes | memoryview | Path
 Hear = Callable[[str], None]
+T = TypeVar("T")
 
 
 class WorkerProcess:
@@ -71,26 +74,27 @@ class WorkerProcess:
         ``content`` goes along: a file by itself, bytes as sealed memory.  ``hear`` gets each line that user code
         writes.  Raises what the worker reports, and WorkerLost.
         """
-        slot = -1
+        carried: list[int] = []
         try:
-            if channel.carries(request) > (content is not None):
-                slot = channel.slot(limit)
-            await self._send(request, content, slot)
+            if content is not None:
+                carried.append(await _descriptor(content))
+            if channel.carries(request) > len(carried):
+                carried.append(channel.slot(limit))
+            await self._send(request, carried)
             for _ in range(LOG_LINES + 2):
                 reply = await self._receive()
                 if isinstance(reply, channel.Failed):
                     raise reply.error()
                 if not isinstance(reply, channel.Log):
-                    size = reply.size if isinstance(reply, channel.Done) else 0
-                    return reply, await self._read(slot, size) if slot >= 0 else b""
+                    given, carried = carried, []
+                    return reply, await _settled(reply, given, content)
                 hear(reply.text)
         except OSError as error:
             raise WorkerLost(f"the worker process is gone: {error.strerror}", _DIED) from None
         except PeerError as error:
             raise WorkerLost(f"the worker process breaks the protocol: {error}", _DIED) from None
         finally:
-            if slot >= 0:
-                os.close(slot)
+            _close(carried)
         raise WorkerLost("the worker process writes more lines than it may", _DIED)
 
     def kill(self) -> None:
@@ -115,21 +119,15 @@ class WorkerProcess:
                 f"the fork server at {path} belongs to another user", "set [worker] fork_server to your own"
             )
 
-    async def _send(self, request: channel.Request, content: Content | None, slot: int) -> None:
-        descriptor = await _descriptor(content)
-        try:
-            data = memoryview(channel.frame(request))
-            carried = [one for one in (descriptor, slot) if one >= 0]
-            while data:
-                try:
-                    sent = socket.send_fds(self._connection, [data], carried)
-                except BlockingIOError:
-                    await self._until(writable=True)
-                    continue
-                data, carried = data[sent:], []
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
+    async def _send(self, request: channel.Request, carried: Sequence[int]) -> None:
+        data = memoryview(channel.frame(request))
+        while data:
+            try:
+                sent = socket.send_fds(self._connection, [data], carried)
+            except BlockingIOError:
+                await self._until(writable=True)
+                continue
+            data, carried = data[sent:], ()
 
     async def _receive(self) -> Any:
         while (received := self._frames.next()) is None:
@@ -159,24 +157,50 @@ class WorkerProcess:
         finally:
             remove(self._connection)
 
-    @staticmethod
-    async def _read(slot: int, size: int) -> bytes:
-        channel.taken(slot, size)
-
-        def copy() -> bytes:
-            with channel.mapped(os.dup(slot)) as view:
-                return bytes(view)
-
-        return copy() if size < LARGE else await asyncio.to_thread(copy)
-
 
 _RESTART = "see forkserver.log in the runtime directory"
 _DIED = "the next task gets a fresh process; a process that dies again is most likely out of memory"
 
 
-async def _descriptor(content: Content | None) -> int:
-    if content is None:
-        return -1
+async def _descriptor(content: Content) -> int:
     if isinstance(content, Path):
         return os.open(content, os.O_RDONLY | os.O_CLOEXEC)
-    return channel.sealed(content) if len(content) < LARGE else await asyncio.to_thread(channel.sealed, content)
+    lend = partial(channel.lent, content)
+    return lend() if len(content) < LARGE else await _aside(lend, os.close)
+
+
+async def _settled(reply: Any, given: Sequence[int], content: Content | None) -> bytes:
+    """The tensors that came with a last answer; ``given`` went with its request, is taken back, and is closed.
+
+    After any other end of a request the process is killed, and its copies go with it.
+    """
+    memory = given[1:] if isinstance(content, Path) else given
+    size = reply.size if isinstance(reply, channel.Done) else 0
+
+    def settle() -> bytes:
+        try:
+            answer = channel.taken(given[-1], size) if len(given) > (content is not None) else b""
+            for descriptor in memory:
+                channel.reclaim(descriptor)
+            return answer
+        finally:
+            _close(given)
+
+    large = sum(512 * os.fstat(descriptor).st_blocks for descriptor in memory) >= LARGE
+    return await _aside(settle, lambda _: None) if large else settle()
+
+
+async def _aside(call: Callable[[], T], drop: Callable[[T], None]) -> T:
+    """What ``call`` returns, from a thread.  It is done to its end even if nobody waits for it any more, since it has
+    descriptors in its hands; what it returns then is dropped."""
+    made = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(made)
+    except asyncio.CancelledError:
+        made.add_done_callback(lambda done: None if done.exception() else drop(done.result()))
+        raise
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

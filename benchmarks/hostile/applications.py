@@ -20,7 +20,7 @@ from fl import bundle, codec
 from fl.data import loaders
 from fl.data.binding import shares
 from fl.learn import guard, sandbox, scratch
-from fl.learn.errors import WorkerLost
+from fl.learn.errors import AppError, WorkerLost
 from fl.learn.inline import InlineRunner, Job
 from fl.spec import AppSpec
 from fl.tasks import Train
@@ -156,7 +156,7 @@ async def _greedy(found: Measured, directory: Path) -> None:
     async def got(what: str) -> float:
         try:
             _, weight, sums = await pool.train(_task({"what": what}), model, code)
-        except WorkerLost:
+        except (AppError, WorkerLost):
             return 0.0  # ended for it
         return sums["train_got"] / weight
 

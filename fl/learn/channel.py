@@ -1,16 +1,20 @@
-"""Between daemon and worker process: control as MessagePack, tensors as memory that cannot change under a reader.
+"""Between daemon and worker process: control as MessagePack, tensors as memory that is lent for one answer.
 
     frame = descriptors (1 byte) ‖ length (4 bytes, big-endian) ‖ body
 
 *Down.*  A request brings as many descriptors as its kind has (:func:`carries`), by SCM_RIGHTS: the bundle or the model,
-a sealed anonymous file (memfd) or a file of the daemon's artifact store, and *slots*: memory that the daemon made, as
-large as the answer may be and unable to grow, into which the worker writes its tensors.
+an anonymous file (memfd) that can only be read or a file of the daemon's artifact store, and *slots*: memory that the
+daemon made, as large as the answer may be and unable to grow, into which the worker writes its tensors.
 
 *Up.*  No descriptor ever comes from a worker.  The worker runs foreign code, and each descriptor that it could attach
 would be one that the daemon has to find and close.  The daemon therefore receives without room for any: the kernel
 drops what is attached and says so (MSG_CTRUNC), and the worker is ended for it.  A worker is not even let to send one
-(:mod:`fl.learn.syscalls`).  When the worker says how much it has written, the daemon seals the slot, so that nobody can
-change or shrink it any more, compares its size with that word, and only then looks (:func:`taken`).
+(:mod:`fl.learn.syscalls`).  When the worker says how much it has written, the daemon copies the slot, compares the size
+of the copy with that word, and looks at the copy alone (:func:`taken`).
+
+*Back.*  A worker can keep copies of every descriptor that it was given, and the kernel charges what is behind them to
+nobody.  So the daemon takes its memory back with the answer (:func:`reclaim`): it makes these files empty, and their
+seals, put on before they were lent, keep everybody from making them larger again or from forbidding it.
 
 The worker may write anything at all into the socket, so the daemon decodes its answers against their types and limits,
 as it does with peers.  This module is without I/O but for the few calls on descriptors.
@@ -22,7 +26,7 @@ import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -40,7 +44,8 @@ MAX_BODY = 1 << 20
 MAX_DESCRIPTORS = 2
 """Most that a frame carries: a model and a slot."""
 _PREFIX = struct.Struct(">BI")
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_SLOT = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_GROW
+_LENT = _SLOT | fcntl.F_SEAL_WRITE
 _WITH = {"initial": 1, "train": 2, "evaluate": 1, "describe": 0}
 
 Text = Annotated[str, msgspec.Meta(max_length=8192)]
@@ -238,25 +243,22 @@ class Frames:
             os.close(self._descriptors.pop())
 
 
-def sealed(content: bytes | memoryview) -> int:
-    """A descriptor of anonymous memory that holds ``content`` and can never change.  The caller closes it."""
-    descriptor = os.memfd_create("mycelia", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        _write(descriptor, content)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+def lent(content: bytes | memoryview) -> int:
+    """A descriptor of anonymous memory that holds ``content``, to be read.  The caller closes it."""
+    return _memory(_LENT, lambda descriptor: _write(descriptor, content))
 
 
 def slot(limit: int) -> int:
     """A descriptor of anonymous memory for an answer of at most ``limit`` bytes; pages are made as they are written.
     The caller closes it."""
+    return _memory(_SLOT, lambda descriptor: os.ftruncate(descriptor, limit))
+
+
+def _memory(seals: int, make: Callable[[int], None]) -> int:
     descriptor = os.memfd_create("mycelia", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(descriptor, limit)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+        make(descriptor)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     except OSError:
         os.close(descriptor)
         raise
@@ -274,15 +276,23 @@ def fill(descriptor: int, content: bytes) -> int:
     return size
 
 
-def taken(descriptor: int, size: int) -> None:
-    """Seal a slot for ever, before it is looked at.  Raises CodecError when the worker can still write into it, or when
-    it does not hold ``size`` bytes."""
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-    except OSError:
-        raise CodecError("tensors in memory that the worker still writes to") from None
-    if (found := os.fstat(descriptor).st_size) != size:
-        raise CodecError(f"tensors of {size} bytes announced, {found} came")
+def taken(descriptor: int, size: int) -> bytes:
+    """A copy of the answer in a slot.  Raises CodecError when it does not hold ``size`` bytes.
+
+    The worker may write on meanwhile; it is the copy that is looked at, and that nobody changes.
+    """
+    if (found := os.fstat(descriptor).st_size) == size:
+        # Opened anew, because the worker shares the position in this one.
+        with open(f"/proc/self/fd/{descriptor}", "rb", buffering=0) as file:  # noqa: PTH123 - no path
+            content = file.readall()
+        if (found := len(content)) == size:
+            return content
+    raise CodecError(f"tensors of {size} bytes announced, {found} came")
+
+
+def reclaim(descriptor: int) -> None:
+    """Take back what was lent: the file of :func:`lent` or :func:`slot` is empty from now on, in all copies."""
+    os.ftruncate(descriptor, 0)
 
 
 def _write(descriptor: int, content: bytes | memoryview) -> None:
@@ -302,5 +312,5 @@ def mapped(descriptor: int) -> Iterator[memoryview]:
     if content is None:
         yield memoryview(b"")
         return
-    # Arrays that user code keeps may outlive the task; the mapping then goes with the last of them.
+    # Views of it may outlive the task, and the mapping then goes with the last of them.
     yield memoryview(content)

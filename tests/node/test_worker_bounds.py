@@ -16,7 +16,7 @@ import pytest
 
 from fl import bundle, codec
 from fl.data.binding import Binding
-from fl.learn import channel, forkserver, guard, scratch
+from fl.learn import channel, forkserver, guard, memory, scratch
 from fl.learn.errors import AppError, WorkerLost
 from node.config import WorkerSection
 from node.workers import WorkerPool
@@ -68,8 +68,19 @@ def descriptors():
         pass
     return 2 * len(kept)
 
+def hoard():
+    for descriptor in range(3, 64):
+        try:
+            if size := descriptor not in kept and os.fstat(descriptor).st_size:
+                kept.append(os.dup(descriptor))
+                os.pwrite(descriptor, bytes(size), 0)
+        except OSError:
+            pass
+
 def train(model, data, ctx):
     what = ctx.get("what", "")
+    if what == "hoard":
+        hoard()
     if what == "threads":
         return {"got": threads(False)}
     if what == "stubborn":
@@ -95,8 +106,16 @@ def greedy(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return bundle.pack(path)
 
 
-async def measured(pool: WorkerPool, greedy: bytes, what: str, name: str = "got") -> int:
-    _, weight, metrics = await pool.train(task(what), MODEL, greedy)
+@pytest.fixture(scope="module")
+def hoarder(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The same with a model of 4 MiB."""
+    path = tmp_path_factory.mktemp("app") / "hoarder.py"
+    path.write_text(GREEDY.replace("np.zeros(4)", "np.zeros(1 << 20)"))
+    return bundle.pack(path)
+
+
+async def measured(pool: WorkerPool, greedy: bytes, what: str, name: str = "got", model: bytes = MODEL) -> int:
+    _, weight, metrics = await pool.train(task(what), model, greedy)
     return round(metrics[f"train_{name}"] / weight)
 
 
@@ -118,7 +137,7 @@ def test_a_worker_has_few_threads_and_its_fork_server_forks_on(
     async def body(pool: WorkerPool) -> None:
         got = await measured(pool, greedy, "threads")
         assert guard.MAX_THREADS // 2 < got <= guard.MAX_THREADS
-        with pytest.raises(WorkerLost, match="died"):
+        with pytest.raises(AppError, match="makes threads beyond the 256 that it may have, and was ended"):
             await pool.train(task("stubborn"), MODEL, greedy)
         assert await measured(pool, greedy, "", "pid") > 0
 
@@ -128,7 +147,7 @@ def test_a_worker_has_few_threads_and_its_fork_server_forks_on(
 @pytest.mark.slow
 def test_a_worker_keeps_little_in_files_and_none_of_it_stays(fork_server: Path, tmp_path: Path, greedy: bytes) -> None:
     async def body(pool: WorkerPool) -> None:
-        with suppress(WorkerLost):  # where no file system of a fixed size can be mounted, it is ended for it
+        with suppress(AppError):  # where no file system of a fixed size can be mounted, it is ended for it
             assert await measured(pool, greedy, "files") <= scratch.LIMIT + (1 << 24)
         assert await measured(pool, greedy, "", "pid") > 0
 
@@ -152,6 +171,51 @@ def test_a_worker_stays_within_its_memory(fork_server: Path, tmp_path: Path, gre
             await pool.train(task("memory"), MODEL, greedy)
 
     with_pool(body, fork_server, tmp_path, memory_mib=8192)
+
+
+def test_memory_that_was_lent_to_a_worker_does_not_stay_whatever_it_keeps(
+    fork_server: Path, tmp_path: Path, hoarder: bytes
+) -> None:
+    large = codec.encode({"w": np.zeros(1 << 20)})
+
+    async def body(pool: WorkerPool) -> None:
+        pids = [await measured(pool, hoarder, "hoard", "pid", large) for _ in range(4)]
+        (pid,) = set(pids)
+        assert len(os.listdir(f"/proc/{pid}/fd")) > 8  # noqa: PTH208 - no disk is asked
+        assert memory._lent(pid) == 0
+
+    with_pool(body, fork_server, tmp_path)
+
+
+LAVISH = """
+import os, threading
+import fl
+
+def model():
+    for descriptor in range(3, 256):
+        try:
+            size = os.fstat(descriptor).st_size
+            for place in range(0, min(size, 8 << 30), 1 << 26):
+                os.pwrite(descriptor, bytes(1 << 26), place)
+        except OSError:
+            pass
+    threading.Event().wait()
+
+app = fl.App(name="lavish", model=model, train=lambda model, data, ctx: None)
+"""
+
+
+@pytest.mark.slow
+def test_memory_that_is_no_address_space_counts_as_well(fork_server: Path, tmp_path: Path) -> None:
+    (tmp_path / "lavish.py").write_text(LAVISH)
+    lavish = bundle.pack(tmp_path / "lavish.py")
+
+    async def body(pool: WorkerPool) -> None:
+        with pytest.raises(AppError, match=r"MiB of memory, .* where it may take 2560, and was ended") as raised:
+            await pool.initial(lavish, {}, 0)
+        assert "memory_mib" in raised.value.remedy
+
+    with_pool(body, fork_server, tmp_path, memory_mib=2560)
 
 
 def test_every_thread_of_a_worker_is_locked_and_it_holds_nothing_but_its_connection(

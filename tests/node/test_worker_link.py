@@ -18,7 +18,7 @@ import pytest
 from fl.learn import channel
 from fl.learn.errors import AppError, WorkerLost
 from fl.learn.inline import Job
-from node.worker_link import WorkerProcess
+from node.worker_link import LARGE, WorkerProcess
 
 pytestmark = [pytest.mark.net, pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")]
 
@@ -30,7 +30,7 @@ def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def after(worker: Worker, tmp_path: Path, what: Literal["train", "initial"] = "train") -> bytes:
+def after(worker: Worker, tmp_path: Path, what: Literal["train", "initial"] = "train", *, limit: int = 1000) -> bytes:
     """What the daemon gets from ``worker``, which is called with the connection and the descriptors of one request."""
     path = tmp_path / "fork.sock"
     listener = socket.socket(socket.AF_UNIX)
@@ -57,7 +57,7 @@ def after(worker: Worker, tmp_path: Path, what: Literal["train", "initial"] = "t
         os.close(pid)
         try:
             run = channel.Run(what, Job(1))
-            return (await process.ask(run, b"model" if what == "train" else None, 1000, lambda line: None))[1]
+            return (await process.ask(run, b"model" if what == "train" else None, limit, lambda line: None))[1]
         finally:
             process.kill()
 
@@ -103,16 +103,31 @@ def test_attached_descriptors_never_become_ours_and_end_the_worker(kind: str, tm
             os.close(descriptor)
 
 
-def test_an_answer_that_can_still_change_ends_the_worker(tmp_path: Path) -> None:
+def test_an_answer_that_can_still_change_is_not_what_is_looked_at(tmp_path: Path) -> None:
     kept: list[mmap.mmap] = []
 
     def worker(connection: socket.socket, descriptors: list[int]) -> None:
         kept.append(mmap.mmap(descriptors[1], 1000))
+        kept[0][:] = b"a" * 1000
         connection.sendall(channel.frame(channel.Done(1.0, {}, 1000)))
 
-    with pytest.raises(WorkerLost, match="still writes"):
-        after(worker, tmp_path)
+    assert after(worker, tmp_path) == b"a" * 1000
     kept[0].close()
+
+
+@pytest.mark.parametrize("size", [1000, LARGE])
+def test_copies_of_what_was_lent_are_empty_when_the_answer_is_here(size: int, tmp_path: Path) -> None:
+    kept: list[int] = []
+
+    def worker(connection: socket.socket, descriptors: list[int]) -> None:
+        kept.extend(map(os.dup, descriptors))
+        channel.fill(descriptors[1], bytes(size))
+        connection.sendall(channel.frame(channel.Done(1.0, {}, size)))
+
+    assert len(after(worker, tmp_path, limit=size)) == size
+    assert [os.fstat(descriptor).st_blocks for descriptor in kept] == [0, 0]
+    for descriptor in kept:
+        os.close(descriptor)
 
 
 def test_an_answer_of_another_size_than_it_says_ends_the_worker(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Frames between daemon and worker, and memory that cannot change under a reader."""
+"""Frames between daemon and worker, and memory that is lent and taken back."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 from collections.abc import Iterator
@@ -186,8 +187,11 @@ def opened(descriptor: int) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(200_000)])
-def test_sealed_memory_is_read_without_a_copy(content: bytes) -> None:
-    descriptor = channel.sealed(content)
+def test_lent_memory_is_read_without_a_copy_and_cannot_be_changed(content: bytes) -> None:
+    descriptor = channel.lent(content)
+    for change in (lambda: os.pwrite(descriptor, b"x", 0), lambda: os.ftruncate(descriptor, len(content) + 9)):
+        with pytest.raises(PermissionError):
+            change()
     with channel.mapped(descriptor) as view:
         assert view == content
         assert view.readonly
@@ -199,12 +203,34 @@ def test_sealed_memory_is_read_without_a_copy(content: bytes) -> None:
 def test_an_answer_fills_its_slot_and_cannot_change_once_it_is_taken(content: bytes) -> None:
     with opened(channel.slot(300_000)) as slot:
         assert channel.fill(slot, content) == len(content)
-        channel.taken(slot, len(content))
-        for change in (lambda: os.pwrite(slot, b"x", 0), lambda: os.ftruncate(slot, len(content) + 9)):
+        os.lseek(slot, 1, os.SEEK_SET)  # the worker shares the position
+        answer = channel.taken(slot, len(content))
+        if content:
+            os.pwrite(slot, b"x", 0)
+        assert answer == content
+
+
+@pytest.mark.parametrize("kind", ["lent", "slot"])
+def test_what_is_taken_back_is_empty_in_all_copies_and_stays_so(kind: str) -> None:
+    size = 1 << 20
+    made = channel.lent(bytes(size)) if kind == "lent" else channel.slot(size)
+    with opened(made) as descriptor, opened(os.dup(descriptor)) as copy:
+        kept = mmap.mmap(copy, size, prot=mmap.PROT_READ)
+        if kind == "slot":
+            os.pwrite(copy, bytes(size), 0)
+        assert 512 * os.fstat(copy).st_blocks >= size
+        # Whoever has a copy must be able neither to forbid it nor to undo it.
+        for seals in (fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_WRITE, fcntl.F_SEAL_SEAL):
             with pytest.raises(PermissionError):
-                change()
-        with channel.mapped(os.dup(slot)) as view:
-            assert view == content
+                fcntl.fcntl(copy, fcntl.F_ADD_SEALS, seals)
+        channel.reclaim(descriptor)
+        assert (os.fstat(copy).st_size, os.fstat(copy).st_blocks) == (0, 0)
+        for undo in (
+            lambda: os.ftruncate(copy, size), lambda: os.pwrite(copy, b"x", 0), lambda: os.posix_fallocate(copy, 0, 1),
+        ):  # fmt: skip
+            with pytest.raises(PermissionError):
+                undo()
+        kept.close()
 
 
 def test_a_slot_does_not_grow() -> None:
@@ -215,11 +241,7 @@ def test_a_slot_does_not_grow() -> None:
             os.pwrite(slot, b"12345", 0)
 
 
-def test_what_could_change_or_has_another_size_is_not_looked_at() -> None:
-    with opened(channel.slot(10)) as slot, mmap.mmap(slot, 10) as kept:
-        kept[:] = b"0123456789"
-        with pytest.raises(CodecError, match="still writes"):
-            channel.taken(slot, 10)
+def test_what_has_another_size_is_not_looked_at() -> None:
     for said in (0, 9, 11):
         with opened(channel.slot(10)) as slot, pytest.raises(CodecError, match=f"{said} bytes announced, 10 came"):
             channel.taken(slot, said)

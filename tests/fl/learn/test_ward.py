@@ -12,25 +12,49 @@ from pathlib import Path
 
 import pytest
 
-from fl.learn import guard, scratch
+from fl.learn import channel, guard, memory, scratch
 from fl.learn.ward import Ward
 
 pytestmark = [pytest.mark.net, pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")]
 
 
+class Watched(Ward):
+    """A ward that is reaped once, by the test or after it."""
+
+    reaped = False
+
+    def reap(self) -> None:
+        if not self.reaped:
+            self.reaped = True
+            super().reap()
+
+
 @pytest.fixture
-def ward(tmp_path: Path) -> Iterator[Ward]:
+def daemon() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The two ends of a connection: the worker's, the daemon's."""
+    connection, far = socket.socketpair()
+    with connection, far:
+        yield connection, far
+
+
+@pytest.fixture
+def ward(tmp_path: Path, daemon: tuple[socket.socket, socket.socket]) -> Iterator[Ward]:
     directory = tmp_path / "scratch"
     directory.mkdir()
-    (connection, far), (announcement, other) = socket.socketpair(), socket.socketpair()
-    with connection, far, announcement, other:
+    announcement, other = socket.socketpair()
+    with announcement, other:
         process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        ward = Ward(process.pid, connection, announcement, directory)
+        ward = Watched(process.pid, daemon[0], announcement, directory)
         yield ward
         assert process.stdin is not None
         process.stdin.close()
+        ward.reap()
         process.wait()
-        ward.close()
+
+
+def announcement(ward: Ward) -> int:
+    (found,) = [one for one, events in ward.watched.items() if events == select.EPOLLIN | select.EPOLLONESHOT]
+    return found
 
 
 def ended(ward: Ward, within: float = 10.0) -> bool:
@@ -41,9 +65,13 @@ def ended(ward: Ward, within: float = 10.0) -> bool:
         os.close(descriptor)
 
 
-@pytest.mark.parametrize("too_much", ["threads", "files"])
-def test_a_worker_that_takes_too_much_is_ended(
-    too_much: str, ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("too_much", ["threads", "files", "memory"])
+def test_a_worker_that_takes_too_much_is_ended_and_its_daemon_hears_why(
+    too_much: str,
+    ward: Ward,
+    daemon: tuple[socket.socket, socket.socket],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "scratch" / "file").write_bytes(bytes(10_000))
     assert ward.measured
@@ -51,18 +79,32 @@ def test_a_worker_that_takes_too_much_is_ended(
     assert not ended(ward, 0.0)
     if too_much == "threads":
         monkeypatch.setattr(guard, "MAX_THREADS", 0)
-    else:
+    elif too_much == "files":
         monkeypatch.setattr(scratch, "LIMIT", 4096)
+    else:
+        monkeypatch.setattr(memory, "limit", lambda pid: 1 << 30)
+        monkeypatch.setattr(memory, "taken", lambda pid, scratch: 1 << 31)
+        monkeypatch.setattr(guard, "heard", lambda connection: connection.close() or (True, os.dup(0)))
+        ward.happened(announcement(ward), select.EPOLLIN)
+        assert ward.measured
     ward.measure()
     assert ended(ward)
+    ward.reap()
+    frames = channel.Frames(replies=True)
+    frames.feed(daemon[1].recv(4096))
+    received = frames.next()
+    assert received is not None
+    sentence = str(received[0].error())
+    said = {"threads": "makes threads", "files": "temporary directory", "memory": "2048 MiB of memory"}
+    assert said[too_much] in sentence
+    assert sentence.endswith("and was ended")
 
 
 def test_a_worker_that_dies_before_it_is_locked_leaves_nothing_to_hear(ward: Ward) -> None:
-    (announcement,) = [one for one, events in ward.watched.items() if events == select.EPOLLIN | select.EPOLLONESHOT]
     before = len(ward.watched)
     os.kill(ward.pid, 9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guard, "heard", lambda connection: connection.close() or (False, -1))
-        assert not ward.happened(announcement, select.EPOLLIN)
+        assert not ward.happened(announcement(ward), select.EPOLLIN)
     assert len(ward.watched) == before - 1
     assert ward.measured

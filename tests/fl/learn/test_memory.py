@@ -1,0 +1,39 @@
+"""What is counted of a process's memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fl.learn import memory
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
+
+
+def test_anonymous_files_count_once_whether_they_are_mapped_or_not(tmp_path: Path) -> None:
+    before = memory.taken(os.getpid(), tmp_path)
+    size = 64 << 20
+    descriptor = os.memfd_create("kept")
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+        copy = os.dup(descriptor)
+        try:
+            assert abs(memory.taken(os.getpid(), tmp_path) - before - size) < size // 4
+        finally:
+            os.close(copy)
+    finally:
+        os.close(descriptor)
+
+
+def test_the_limit_is_that_of_address_space(tmp_path: Path) -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        resource.prlimit(other.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert memory.limit(other.pid) == 0
+        resource.prlimit(other.pid, resource.RLIMIT_AS, (1 << 31, 1 << 32))
+        assert memory.limit(other.pid) == 1 << 31
+    assert (memory.limit(other.pid), memory.taken(other.pid, tmp_path)) == (0, 0)
