@@ -20,7 +20,7 @@ from protocol.messages import Contact, Message
 from protocol.signing import Sealer
 from pubsub.forest import Forest
 from pubsub.heads import Head
-from pubsub.messages import WaveId, WaveOpen
+from pubsub.messages import MAX_CLAIMS, WaveId, WaveOpen
 from pubsub.ports import Gathering, Genesis, HandedIn, OpenWave
 from pubsub.tree import Tree
 
@@ -233,6 +233,12 @@ class Applications:
         if app is not None and app.coordinator is not None:
             self.troubles.closed(app_id, wave, parts, absent, now)
             app.coordinator.closed(wave, parts, absent, now)
+
+    def crowded(self, app_id: AppId, wave: WaveId, members: int, now: int) -> None:
+        why = (
+            f"{members} contributors below this node find no room in what it hands on, which names {MAX_CLAIMS} at most"
+        )
+        self.troubles.crowded(app_id, wave.round, why, now)
 
     def committed(self, app_id: AppId, head: Head, now: int) -> None:
         app = self.apps.get(app_id)

@@ -159,13 +159,13 @@ def nobody_left(board: Board, spec: AppSpec, now: int) -> bool:
 def _outdated(complaint: Complaint, round_: int) -> bool:
     """Is it history once ``round_`` is committed?"""
     return (
-        complaint.kind is not Ailment.REFUSED and complaint.round + OLD * (complaint.kind is Ailment.FAILED) <= round_
+        complaint.kind is not Ailment.REFUSED and complaint.round + OLD * (complaint.kind is not Ailment.STEP) <= round_
     )
 
 
 def _heals(complaint: Complaint, round_: int) -> bool:
     """Does a contribution to ``round_`` show that the node is well again?"""
-    return complaint.kind is not Ailment.STEP and complaint.round <= round_
+    return complaint.kind not in (Ailment.STEP, Ailment.CROWDED) and complaint.round <= round_
 
 
 def words(complaint: Complaint) -> tuple[NodeId, int, str, str]:

@@ -113,6 +113,8 @@ class Ailment(enum.IntEnum):
     """It has data of that name and does not work: the data do not fit, a package lacks, the owner is not trusted."""
     STEP = 3
     """The root's own: what came in cannot be made into the next model."""
+    CROWDED = 4
+    """It works, and more came from below it than what it hands on can name: some were left out."""
 
 
 class Complaint(msgspec.Struct, frozen=True, gc=False, array_like=True):

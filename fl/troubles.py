@@ -103,6 +103,10 @@ class Troubles:
         self._board(app).stumbled()
         self._complain(app, Ailment.STEP, round_, error, now)
 
+    def crowded(self, app: AppId, round_: int, why: str, now: int) -> None:
+        """Some of those below this node were left out of the round for want of room."""
+        self._complain(app, Ailment.CROWDED, round_, why, now)
+
     def _complain(self, app: AppId, kind: Ailment, round_: int, error: str, now: int) -> None:
         sentence, _, trace = error.partition("\n")
         cut = sentence if len(sentence) <= MAX_SENTENCE else sentence[: MAX_SENTENCE - 1] + "…"
@@ -208,7 +212,7 @@ class Troubles:
             return status, detail
         if board.stumbles >= FAILING_STEPS or nobody_left(board, self._host.apps[app].spec, now):
             status = "failing"
-        those = [one for one, _ in board.book.values() if one.kind is not Ailment.STEP]
+        those = [one for one, _ in board.book.values() if one.kind in (Ailment.FAILED, Ailment.REFUSED)]
         if not those:
             return status, detail
         count, first = len(those), those[0]

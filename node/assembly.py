@@ -19,6 +19,7 @@ from dht.messages import Record
 from dht.records import Kind
 from fl.notices import Bind, Trust
 from protocol.ids import AppId
+from protocol.membership import Roll
 from protocol.messages import Contact
 
 from .artifacts import ArtifactConfig, ArtifactStore
@@ -164,11 +165,13 @@ class Node:
         app_log.info("%s", line, extra={"app": self.journal.name(app)})
 
     def _make_core(self, me: Contact, restored: Mapping[str, bytes], wall_offset: int) -> NodeCore:
+        verifier = Ed25519Verifier()
         self.core = NodeCore(
             me,
             CoreConfig(),
             signer=self.membership.key,
-            verifier=Ed25519Verifier(),
+            verifier=verifier,
+            roll=Roll(self.membership.voucher, verifier, self.membership.authorities),
             seed=int.from_bytes(os.urandom(8), "big"),
             wall_offset=wall_offset,
             restored=restored,

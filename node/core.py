@@ -59,6 +59,7 @@ from protocol.events import (
     TransferFailed,
 )
 from protocol.ids import NodeId
+from protocol.membership import Roll
 from protocol.messages import Contact, Message, Routed
 from protocol.signing import Sealer, Signer, Verifier
 from protocol.streams import Stream
@@ -105,13 +106,15 @@ class NodeCore:
         seed: int,
         wall_offset: int = 0,
         restored: Mapping[str, bytes] | None = None,
+        roll: Roll | None = None,
         owns: Callable[[bytes], bool] | None = None,
         authorise: Callable[[Record], bool] | None = None,
         label: str = "",
     ) -> None:
         """``wall_offset``: ns to add to ``now`` for Unix time.  ``restored``: what earlier ``Store`` effects made
-        durable.  ``owns`` says of a public key whether its holder may have applications in this fabric; without it
-        nobody may.  ``authorise`` judges records of kinds that do not belong to applications."""
+        durable.  ``roll`` tells members from others; without it nobody is one.  ``owns`` says of a public key whether
+        its holder may have applications in this fabric; without it nobody may.  ``authorise`` judges records of kinds
+        that do not belong to applications."""
         self.me, self.config = me, config
         self._signer, self._verifier = signer, verifier
         self._authorise, self._owns = authorise, owns
@@ -120,6 +123,7 @@ class NodeCore:
         """Records of an earlier life, or signed here, that do not fit the clock, until it is known to be right."""
         self._out = Outbox(me.id)
         sealer = Sealer(signer, verifier)
+        self._roll = roll or Roll(b"", verifier)
         self.apps = Applications(
             me, config.rounds, out=self._out, publish_voters=self._publish_voters, sealer=sealer, label=label
         )
@@ -129,7 +133,7 @@ class NodeCore:
         )  # fmt: skip
         self.forest = Forest(
             me, config.tree, ring=self.ring, roles=self.apps, out=self._out, stream=Stream(seed, "tree", me.id),
-            sealer=sealer, restored=self._restored,
+            sealer=sealer, roll=self._roll, restored=self._restored,
         )  # fmt: skip
         self.apps.attach(self.forest)
 
@@ -284,6 +288,8 @@ class NodeCore:
         key, value = _disk_key(record), _encoder.encode(record)
         if self._restored.get(key) != value:
             self._out.store(key, value)
+        if record.kind == Kind.REVOCATION:
+            self._roll.revoke(record.subject)
         self._out.emit(RecordChanged(record))
         self.apps.records.changed(record, now)
 

@@ -292,10 +292,11 @@ def _round_event(app: Run, entry: Entry) -> RoundEvent:
     )
 
 
-_KINDS: dict[Ailment, Literal["failed", "refused", "step"]] = {
+_KINDS: dict[Ailment, Literal["failed", "refused", "step", "crowded"]] = {
     Ailment.FAILED: "failed",
     Ailment.REFUSED: "refused",
     Ailment.STEP: "step",
+    Ailment.CROWDED: "crowded",
 }
 
 

@@ -282,7 +282,7 @@ class Keeper:
             del self._complaints[next(iter(self._complaints))]
         for one in notice.complaints:
             if (one.node, one.sentence) not in known and one.node != self._membership.node:
-                what = "refuses" if one.kind is Ailment.REFUSED else "fails"
+                what = {Ailment.REFUSED: "refuses", Ailment.CROWDED: "is crowded"}.get(one.kind, "fails")
                 more = {**about, "round": one.round or None, "trace": one.trace}
                 log.error("node %s (%s) %s: %s", one.name, short(one.node), what, one.sentence, extra=more)
 

@@ -86,7 +86,7 @@ class TroubleInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Ring id, hex."""
     name: str
     """Its label."""
-    kind: Literal["failed", "refused", "step"]
+    kind: Literal["failed", "refused", "step", "crowded"]
     """Its work failed; it does not work for it; or, of the root, the next model could not be made."""
     round: int
     sentence: str

@@ -99,6 +99,10 @@ class TreeConfig:
     """What a node keeps of the time that it hands down, beyond what it needs itself to merge: for the way to a near
     child and back.  Children that are further away teach it by being late."""
 
+    doubt: int = 60 * SECOND
+    """How long a child may go on naming contributors of an authority that is not known here.  A newer document of the
+    fabric has reached everybody who can be reached by then."""
+
     deposit_limit: int = 60 * SECOND
     """Upper bound of the doubling pause after which a voter tries again to fetch code or a first model that nobody
     could give it."""

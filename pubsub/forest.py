@@ -21,10 +21,12 @@ from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.events import Timer
 from protocol.ids import AppId, NodeId
+from protocol.membership import Roll
 from protocol.messages import Contact, Message
 from protocol.signing import Sealer
 from protocol.streams import Stream
 
+from .claims import CHECK, Inspector
 from .config import TreeConfig
 from .deposits import Deposits
 from .grove import Grove
@@ -85,13 +87,14 @@ class Forest:
         out: Outbox,
         stream: Stream,
         sealer: Sealer,
+        roll: Roll,
         restored: dict[str, bytes],
     ) -> None:
-        self.sealer = sealer
         self.me, self.config = me, config
         self.ring, self.roles, self.out, self.stream = ring, roles, out, stream
         self.holdings = Holdings(out)
         self.proofs = Proofs(sealer)
+        self.inspector = Inspector(me.id, sealer, roll, out)
         self.known: dict[AppId, Genesis] = {}
         """Applications that are not over."""
         self.deposits = Deposits(
@@ -252,7 +255,9 @@ class Forest:
             return False
         app = timer[1]
         assert isinstance(app, bytes)
-        if name in ("tree.deposit", "tree.hold"):
+        if timer == CHECK:
+            self.inspector.on_timer(now)
+        elif name in ("tree.deposit", "tree.hold"):
             self.deposits.on_timer(name, app, now)
         elif app in self.groves:
             self.groves[app].on_timer(name, now)

@@ -57,7 +57,7 @@ class Grove:
         self.waves = Waves(
             self.tree, genesis.quorum, forest.config,
             roles=forest.roles, out=forest.out, holdings=forest.holdings, count=forest.count,
-            sealer=forest.sealer, limit=genesis.limit,
+            inspector=forest.inspector, limit=genesis.limit,
         )  # fmt: skip
         self._first = genesis.head()
         self.head: Head | None = None

@@ -6,6 +6,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
+from protocol.membership import MAX_VOUCHER
 from protocol.messages import EMPTY, Contact, Digest, Id, Message, Natural, Value, register
 from protocol.signing import Seal
 
@@ -41,7 +42,8 @@ class Partial(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     weight: float
     value: Value
-    contributors: Members
+    contributors: Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_CLAIMS)]
+    """As many as can prove themselves in one message; a root that adds up several partials may have more."""
     metrics: Metrics = {}
     """Sums: ``loss`` is the weighted sum, divided by ``weight`` only at the root."""
 
@@ -54,6 +56,8 @@ class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True):
     parent: Id
     """To whom it handed them."""
     seal: Seal
+    voucher: Annotated[bytes, msgspec.Meta(max_length=MAX_VOUCHER)] = b""
+    """An authority's signature over the contributor's id (``protocol.membership``)."""
 
 
 @register(48, 64 * 1024)
@@ -156,7 +160,7 @@ class WaveOpen(Message):
         return self.earlier if self.earlier.size else self.head.model
 
 
-@register(55, 960 * 1024)
+@register(55, 768 * 1024)
 class WaveUp(Message):
     """Up the tree: the partial of my whole subtree, or None when there is nothing.  Once per wave, to one parent."""
 

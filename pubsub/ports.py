@@ -125,6 +125,10 @@ class Roles(Protocol):
         """At the root: all that the wave brought."""
         ...
 
+    def crowded(self, app: AppId, wave: WaveId, members: int, now: int) -> None:
+        """So many contributors below this node are left out of ``wave``: what it hands on cannot name more."""
+        ...
+
     def committed(self, app: AppId, head: Head, now: int) -> None:
         """A head is known to be committed; told once per (epoch, round), in order."""
         ...

@@ -30,14 +30,14 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 
 from protocol.effects import Outbox
-from protocol.errors import Code
 from protocol.ids import NodeId
-from protocol.signing import Sealer
+from protocol.membership import Standing
 
-from . import claims
+from .claims import Inspector
 from .config import SECOND, TreeConfig
 from .heads import MAX_MEMBERS
 from .holdings import Holdings
+from .intake import Intake
 from .messages import MAX_CLAIMS, NO_WAVE, Claim, Partial, WaveId, WaveOpen, WaveUp
 from .pacing import Pacing, Step
 from .partials import flaw
@@ -54,8 +54,8 @@ class Waves:
     """The present wave of one application on one node."""
 
     __slots__ = (
-        "_arriving", "_claims", "_complete_at", "_config", "_count", "_deadline", "_expected", "_holdings", "_lags",
-        "_limit", "_margin", "_missing", "_open", "_out", "_own", "_pacing", "_parts", "_ready", "_roles", "_sealer",
+        "_arriving", "_complete_at", "_config", "_count", "_deadline", "_expected", "_holdings", "_inspector",
+        "_intake", "_lags", "_limit", "_margin", "_missing", "_open", "_out", "_own", "_pacing", "_ready", "_roles",
         "_since", "_tree", "amnesia", "collected", "current", "sent",
     )  # fmt: skip
 
@@ -69,11 +69,12 @@ class Waves:
         out: Outbox,
         holdings: Holdings,
         count: Callable[[str], None],
-        sealer: Sealer,
+        inspector: Inspector,
         limit: int,
     ) -> None:
         """``limit``: bytes that the value of a partial may have."""
-        self._sealer, self._limit = sealer, limit
+        self._inspector, self._limit = inspector, limit
+        self._intake = Intake(tree.me.id, config.doubt, out=out, count=count)
         self._tree, self._config, self._pacing = tree, config, Pacing(config, quorum)
         self._roles, self._out, self._holdings, self._count = roles, out, holdings, count
         self.current = NO_WAVE
@@ -90,10 +91,7 @@ class Waves:
         """When the first wave of the present round opened here, under whatever root."""
         self._expected: dict[NodeId, bool] = {}
         self._arriving: dict[NodeId, bool] = {}
-        """Children whose answer is here and whose value is on its way."""
-        self._parts: dict[NodeId, Partial] = {}
-        self._claims: dict[NodeId, Claim] = {}
-        """Statements of all who are named in ``_parts``."""
+        """Children whose answer is here, and is being checked, or its value is on its way."""
         self._own: object = None
         self._ready: WaveUp | None = None
         """Merged, waiting for a parent to hand it to."""
@@ -134,8 +132,9 @@ class Waves:
         self._since = self._since if message.wave.round == self.current.round else now
         self._pacing.begin(now, self._since, gathering)
         self.current, self.collected, self._ready = message.wave, False, None
-        self._parts, self._arriving, self._claims = {}, {}, {}
-        self._own = _WAITING
+        self._drop_checks()
+        self._own, self._arriving = _WAITING, {}
+        self._intake.begin(message.closed, self._tree.children)
         may, self.amnesia = not self.amnesia, False
         self._set_deadline(now + message.remaining if message.remaining else 0)
         self._open = OpenWave(message, source, may)
@@ -196,15 +195,24 @@ class Waves:
         if peer in self._arriving or not self._waits(peer, wave):
             self._late(peer, wave, now)
         elif partial is None:
-            self._answered(peer, None, absent, now)
+            self._answered(peer, absent, now)
         elif (code := flaw(partial)) is not None:
             self._out.penalize(peer, code, "partial")
-            self._answered(peer, None, absent + max(len(partial.contributors), 1), now)
-        elif not self._proven(peer, message, partial):
-            self._out.penalize(peer, Code.BAD_SIGNATURE, "a contributor that is not proven")
-            self._answered(peer, None, absent + len(partial.contributors), now)
+            self._answered(peer, absent + max(len(partial.contributors), 1), now)
         else:
             self._arriving[peer] = True
+            self._inspector.inspect(peer, message, lambda found, at: self._inspected(peer, message, found, at), now)
+
+    def _inspected(self, peer: NodeId, message: WaveUp, found: Standing, now: int) -> None:
+        """It is clear what the claims are worth; the wave may be over meanwhile."""
+        partial = message.partial
+        assert partial is not None
+        if not self._waits(peer, message.wave):
+            self._late(peer, message.wave, now)
+        elif found is not Standing.MEMBER:
+            self._intake.blame(peer, found, now)
+            self._failed(peer, message, partial, now)
+        else:
             self._holdings.ensure(
                 partial.value,
                 self._limit,
@@ -213,10 +221,6 @@ class Waves:
                 now,
                 failed=lambda at: self._failed(peer, message, partial, at),
             )
-
-    def _proven(self, peer: NodeId, message: WaveUp, partial: Partial) -> bool:
-        app, me = self._tree.app, self._tree.me.id
-        return claims.proven(self._sealer, app, message.wave, partial, message.claims, peer, me)
 
     def _waits(self, peer: NodeId, wave: WaveId) -> bool:
         return wave == self.current and not self.collected and self._expected.get(peer) is False
@@ -233,48 +237,24 @@ class Waves:
         named = dict(zip(partial.contributors, message.claims, strict=True))
         if not self._waits(peer, message.wave):
             self._late(peer, message.wave, now)
-        elif self._fits(peer, named):
-            self._claims.update(named)
-            self._answered(peer, partial, message.absent, now)
+        elif self._intake.take(peer, partial, named):
+            self._answered(peer, message.absent, now)
         else:
             self._failed(peer, message, partial, now)
 
     def _failed(self, peer: NodeId, message: WaveUp, partial: Partial, now: int) -> None:
         """The value will never be here, or cannot be counted: whoever stands behind it is absent."""
         if self._waits(peer, message.wave):
-            self._answered(peer, None, message.absent + len(partial.contributors), now)
+            self._answered(peer, message.absent + len(partial.contributors), now)
         else:
             self._late(peer, message.wave, now)
 
-    def _answered(self, peer: NodeId, partial: Partial | None, absent: int, now: int) -> None:
+    def _answered(self, peer: NodeId, absent: int, now: int) -> None:
         self._arriving.pop(peer, None)
         self._expected[peer] = True
         self._was_in_time(peer, now)
-        if partial is not None:
-            self._parts[peer] = partial
         self._missing = min(self._missing + absent, MAX_MEMBERS)
         self._progress(now)
-
-    def _fits(self, peer: NodeId, named: dict[NodeId, Claim]) -> bool:
-        """Do the contributors whom ``peer`` names stand apart from all others, and is there room for them?
-
-        Only what is proven is blamed: the child, that somebody hands in who is done with the round, which it was told;
-        a contributor, that it made two statements.
-        """
-        assert self._open is not None
-        if not named.keys().isdisjoint(self._open.closed):
-            self._out.penalize(peer, Code.OVERLAP, "contributors counted already")
-            return False
-        if self._tree.me.id in named or not named.keys().isdisjoint(self._claims):
-            self._count("partials_overlapping")
-            for liar in claims.perjurers(self._claims.items(), named.items()):
-                self._out.penalize(liar, Code.OVERLAP, "two statements about one wave")
-            return False
-        room = MAX_MEMBERS - len(self._open.closed) if self._tree.is_root else MAX_CLAIMS
-        if len(self._claims) + len(named) >= room:
-            self._count("partials_overflow")
-            return False
-        return True
 
     @property
     def awaited(self) -> Collection[NodeId]:
@@ -286,6 +266,7 @@ class Waves:
     def child_lost(self, peer: NodeId, now: int) -> None:
         """A child died or left; a partial that it had handed in stays counted."""
         self._arriving.pop(peer, None)
+        self._inspector.drop(self._tree.app, peer)
         self._lags.pop(peer, None)
         if self._expected.pop(peer, None) is False:
             self._missing += 1
@@ -311,7 +292,7 @@ class Waves:
 
     @property
     def _contributors(self) -> int:
-        return len(self._claims) + isinstance(self._own, Partial)
+        return self._intake.contributors + isinstance(self._own, Partial)
 
     def on_hurry(self, remaining: int, now: int) -> None:
         """The parent got its quorum and will not wait longer than ``remaining`` ns."""
@@ -354,6 +335,8 @@ class Waves:
         self.collected, self._complete_at = True, now
         self._out.cancel_timer(("tree.wave", self._tree.app))
         self._missing += sum(not answered for answered in self._expected.values()) + (self._own is _WAITING)
+        self._drop_checks()
+        self._make_room(now)
         parts = self._in_order()
         if self._tree.is_root:
             self.sent = wave.id
@@ -364,9 +347,25 @@ class Waves:
         else:
             self._roles.combine(self._tree.app, wave.id, parts, now)
 
+    def _drop_checks(self) -> None:
+        """Whoever is still being looked at came too late: its own deadline will be earlier."""
+        for child in self._arriving:
+            if self._inspector.drop(self._tree.app, child):
+                self._count("late_partials")
+                self._was_late(child, 0)
+
+    def _make_room(self, now: int) -> None:
+        """What is handed on names so many contributors and no more."""
+        assert self._open is not None
+        most = MAX_MEMBERS - len(self._open.closed) if self._tree.is_root else MAX_CLAIMS
+        lost = self._intake.choose(most - isinstance(self._own, Partial))
+        if lost:
+            self._missing = min(self._missing + lost, MAX_MEMBERS)
+            self._roles.crowded(self._tree.app, self._open.id, lost, now)
+
     def _in_order(self) -> Sequence[HandedIn]:
         """Child-id order, so that a float sum does not depend on who answered first."""
-        parts = dict(self._parts)
+        parts = dict(self._intake.parts)
         if isinstance(self._own, Partial):
             parts[self._tree.me.id] = self._own
         return [HandedIn(member, parts[member]) for member in sorted(parts)]
@@ -393,15 +392,18 @@ class Waves:
 
     def _stated(self, partial: Partial, wave: WaveId, parent: NodeId) -> tuple[Claim, ...]:
         """The statements of all whom ``partial`` names; one's own is made here and now."""
-        stated = dict(self._claims)
-        if isinstance(self._own, Partial):
-            stated[self._tree.me.id] = claims.claim(self._sealer, self._tree.app, wave, self._own, parent)
-        return tuple(stated[member] for member in partial.contributors)
+        me, own = self._tree.me.id, self._own
+        mine = self._inspector.claim(self._tree.app, wave, own, parent) if isinstance(own, Partial) else None
+        return tuple(
+            mine if mine is not None and member == me else self._intake.claim(member) for member in partial.contributors
+        )
 
     def stop(self) -> None:
         """The application is over on this node, or this node's reign is."""
         self.collected, self._ready, self._open = True, None, None
-        self._parts, self._expected, self._arriving, self._claims = {}, {}, {}, {}
+        self._drop_checks()
+        self._expected, self._arriving = {}, {}
+        self._intake.clear()
         self._set_deadline(0)
 
     @property

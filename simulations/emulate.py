@@ -41,7 +41,7 @@ from .engine import Engine
 from .host import Host
 from .learning import LearningCompute
 from .network import Network, NetworkConfig
-from .signing import KeyedHashSigner, KeyedHashVerifier
+from .signing import KeyedHashSigner, KeyedHashVerifier, endorsed
 
 EPOCH_NS = 1_700_000_000 * SECOND
 VOTERS = 5
@@ -123,6 +123,7 @@ class Emulation:
             CoreConfig(),
             signer=self._signers[host.index],
             verifier=KeyedHashVerifier(),
+            roll=endorsed(host.contact.id),
             seed=Stream(self.app.seed, "core", host.index).bits() >> 1,
             wall_offset=EPOCH_NS,
             restored=host.disk.durable if host.disk is not None else {},

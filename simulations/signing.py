@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 
+from protocol.ids import NodeId
+from protocol.membership import Roll, authority_name, vouch
 from protocol.signing import tagged
 from protocol.streams import Stream
 
@@ -38,6 +40,16 @@ class KeyedHashVerifier:
 
     def verify(self, public_key: bytes, domain: str, data: bytes, signature: bytes) -> bool:
         return len(public_key) == 32 and _tag(public_key, domain, data) == signature
+
+
+AUTHORITY = KeyedHashSigner(0, "authority")
+"""Endorses all nodes of all simulated fabrics."""
+AUTHORITIES = {authority_name(AUTHORITY.public_key): AUTHORITY.public_key}
+
+
+def endorsed(node: NodeId) -> Roll:
+    """What ``node``, a member, knows of membership."""
+    return Roll(vouch(AUTHORITY, node), KeyedHashVerifier(), lambda: AUTHORITIES)
 
 
 def _tag(public: bytes, domain: str, data: bytes) -> bytes:

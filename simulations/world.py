@@ -29,7 +29,7 @@ from .host import Disk, Host, State
 from .liars import Liar
 from .network import Barrier, Network, NetworkConfig, Noise, Pairs
 from .scenario import Scenario, ns
-from .signing import KeyedHashSigner, KeyedHashVerifier
+from .signing import KeyedHashSigner, KeyedHashVerifier, endorsed
 from .weather import Weather
 
 CLOCK_SKEW_NS = 2 * SECOND
@@ -166,6 +166,7 @@ class World:
             self.core_config,
             signer=self._signers[host.index],
             verifier=self._verifier,
+            roll=endorsed(host.contact.id),
             seed=Stream(self.seed, "core", host.index, host.boot).bits() >> 1,
             wall_offset=EPOCH_NS - host.clock_offset + skew + self._clock_errors.get(host.index, 0),
             restored=host.disk.durable if host.disk is not None else {},

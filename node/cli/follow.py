@@ -18,6 +18,7 @@ from .output import Output, cell, short
 FIXED = ("round", "epoch", "contributors", "weight", "seconds")
 """Columns of the CSV file before the metrics."""
 SHOWN_METRICS = 3
+_WHAT = {"failed": "fails", "refused": "refuses", "step": "cannot take the step", "crowded": "is crowded"}
 
 
 class CsvLog:
@@ -93,7 +94,7 @@ class RoundTable:
     def _trouble(self, event: TroubleEvent) -> None:
         """Which node, and why; the traceback once, since nodes that run the same code fail alike."""
         one = event.trouble
-        what = {"failed": "fails", "refused": "refuses", "step": "cannot take the step"}[one.kind]
+        what = _WHAT[one.kind]
         where = f" in round {one.round}" if one.round else ""
         self._out.hint(printable(f"node {one.name or short(one.node)} {what}{where}: {one.sentence}"))
         if one.trace and one.trace not in self._traces:

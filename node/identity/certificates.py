@@ -18,7 +18,8 @@ name or one that cannot exist.  Beside that :func:`peer_of` reads the leaf itsel
 *Why limits are in the certificate and roles are not.*  How many ring positions a node may hold is a fact about one
 node, fixed when it is endorsed, needed by whoever checks such a claim, so it rides in an extension of the intermediate
 (arc 2.25, which is open to everyone: a UUID).  So does the issuer's nonce, without which the name does not follow from
-the key (``protocol.ids``): who checks the endorsement checks that the issuer chose the place, not the node.  Who may
+the key (``protocol.ids``): who checks the endorsement checks that the issuer chose the place, not the node.  So does
+a voucher, by which a node is known as a member where its certificate is not seen (``protocol.membership``).  Who may
 issue is the owner's decision, may be withdrawn at any time, and must not be within the power of an issuer to hand on,
 so it is in the document that the owner signs.
 """
@@ -37,8 +38,11 @@ from cryptography.x509.oid import NameOID
 
 from protocol.errors import AuthError
 from protocol.ids import ID_BYTES, NodeId, ring_id, zone_of
+from protocol.membership import Roll, Standing, authority_name
 from protocol.signing import MAX_NONCE
 from protocol.wire import UNREADABLE
+
+from .keys import Ed25519Verifier
 
 DOMAIN = "mycelia"
 """Top label of every node's name.  Not a public domain, and never looked up."""
@@ -49,6 +53,7 @@ NODE_DEPTH = 0
 
 LIMITS_OID = x509.ObjectIdentifier("2.25.245911712525216065612371960998504883809")
 NONCE_OID = x509.ObjectIdentifier("2.25.98210395427630713960271188240652193117")
+VOUCHER_OID = x509.ObjectIdentifier("2.25.318246047913310278446512939201764390822")
 NONCE_BYTES = MAX_NONCE
 """Length of the issuer's nonce: as long as an id, so that nobody meets one by chance."""
 MAX_LEAF_LIFE = 7 * 86400
@@ -87,6 +92,8 @@ class Endorsement(NamedTuple):
     node: NodeId
     nonce: bytes
     """The issuer's, 16 bytes: with the key it gives ``node``."""
+    voucher: bytes
+    """Shows to those who do not see the certificate that ``node`` is a member (``protocol.membership``)."""
     limits: Limits
 
 
@@ -161,7 +168,12 @@ def verify_endorsement(intermediate: bytes, authorities: Sequence[bytes], now: i
     _check_window(issuer, now)
     _check_window(certificate, now)
     nonce = _nonce(certificate)
-    return Endorsement(_node_of_intermediate(certificate, nonce), nonce, _limits(certificate))
+    node = _node_of_intermediate(certificate, nonce)
+    voucher = _own_extension(certificate, VOUCHER_OID, "a voucher")
+    key = _identity_key(issuer)
+    if Roll(voucher, Ed25519Verifier(), lambda: {authority_name(key): key}).standing(node, voucher) != Standing.MEMBER:
+        raise AuthError("an endorsement whose voucher does not hold")
+    return Endorsement(node, nonce, voucher, _limits(certificate))
 
 
 def check_authority(authority: bytes) -> None:
@@ -170,6 +182,12 @@ def check_authority(authority: bytes) -> None:
     _identity_key(certificate)
     _check_depth(certificate, AUTHORITY_DEPTH)
     _check_signed(certificate, certificate)
+
+
+def authorities_of(certificates: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Name in vouchers → public key, of authorities whose certificates (DER) were checked.  Raises AuthError."""
+    keys = [_identity_key(_parse(one)) for one in certificates]
+    return {authority_name(key): key for key in keys}
 
 
 def public_key_of(intermediate: bytes) -> bytes:

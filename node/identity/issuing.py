@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protocol.errors import AuthError, UsageError
 from protocol.ids import ring_id
+from protocol.membership import vouch
 
 from .certificates import (
     AUTHORITY_DEPTH,
@@ -27,6 +28,7 @@ from .certificates import (
     NODE_DEPTH,
     NONCE_BYTES,
     NONCE_OID,
+    VOUCHER_OID,
     Leaf,
     Limits,
     common_name,
@@ -79,7 +81,8 @@ def endorse(authority_key: Key, authority: bytes, public_key: bytes, zone: int, 
         raise AuthError("not an Ed25519 public key") from None
     issuer = x509.load_der_x509_certificate(authority)
     nonce = nonce_for(authority_key, public_key)
-    name = node_name(ring_id(zone, public_key, nonce))
+    node = ring_id(zone, public_key, nonce)
+    name = node_name(node)
     window = (now - _AUTHORITY_BACKDATE, int(issuer.not_valid_after_utc.timestamp()))
     builder = _builder(common_name(name), issuer.subject, subject_key, window)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=NODE_DEPTH), critical=True)
@@ -87,7 +90,8 @@ def endorse(authority_key: Key, authority: bytes, public_key: bytes, zone: int, 
     builder = builder.add_extension(constraints(name), critical=True)
     builder = builder.add_extension(_authority_id(authority_key), critical=False)
     # Not critical: a verifier that is not ours refuses critical extensions that it does not know.
-    for oid, value in ((LIMITS_OID, msgspec.msgpack.encode(limits)), (NONCE_OID, nonce)):
+    voucher = vouch(authority_key, node)
+    for oid, value in ((LIMITS_OID, msgspec.msgpack.encode(limits)), (NONCE_OID, nonce), (VOUCHER_OID, voucher)):
         builder = builder.add_extension(x509.UnrecognizedExtension(oid, value), critical=False)
     return builder.sign(authority_key.private, None).public_bytes(_DER)
 

@@ -6,6 +6,7 @@ yet and can simply try again: the document comes last, and its presence is what 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import grpc
@@ -15,7 +16,7 @@ from protocol.errors import AuthError, ConfigError, PeerError, UsageError
 from protocol.ids import NodeId, ring_id
 
 from ..statedir import StateDir, read_file, sync_directory, write_file, writing
-from .certificates import ONE_POSITION, Limits, public_key_of, verify_endorsement
+from .certificates import ONE_POSITION, Limits, authorities_of, public_key_of, verify_endorsement
 from .credentials import Credentials, channel_credentials, roots_pem, server_credentials
 from .fabric import (
     FabricDocument,
@@ -59,12 +60,17 @@ class Membership:
         if public_key_of(endorsement) != key.public_key:
             raise AuthError("an endorsement of another key")
         said = verify_endorsement(endorsement, document.authorities, now)
-        self.node, self.limits = said.node, said.limits
+        self.node, self.voucher, self.limits = said.node, said.voucher, said.limits
         self.key = key.endorsed(said.nonce)
         self.endorsement = endorsement
         self.document = document
         self.signed = signed
+        self._authorities = authorities_of(document.authorities)
         self._credentials = Credentials(make_leaf(key, endorsement, now), roots_pem(document.authorities))
+
+    def authorities(self) -> Mapping[bytes, bytes]:
+        """Those whose vouchers count now: name → public key."""
+        return self._authorities
 
     def credentials(self) -> Credentials:
         """What to show now."""
@@ -97,6 +103,7 @@ class Membership:
             return False
         write_file(state.fabric, encode_document(signed))
         self.document, self.signed = document, signed
+        self._authorities = authorities_of(document.authorities)
         self._credentials = msgspec.structs.replace(self._credentials, roots_pem=roots_pem(document.authorities))
         return True
 

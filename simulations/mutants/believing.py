@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 
 from protocol.errors import Code
 from protocol.ids import NodeId
-from pubsub.messages import Partial, TreeAccept, WaveUp
+from protocol.membership import Standing
+from pubsub.messages import TreeAccept, WaveUp
 from pubsub.tree import Tree
 from pubsub.waves import Waves
 
@@ -16,15 +17,15 @@ from .planting import patched
 
 def blame_without_proof() -> AbstractContextManager[None]:
     """Whoever is named as a contributor without a statement is punished for it, not only who named it."""
-    original = Waves._proven
+    original = Waves._inspected
 
-    def proven(self: Waves, peer: NodeId, message: WaveUp, partial: Partial) -> bool:
-        holds = original(self, peer, message, partial)
-        for member in () if holds else partial.contributors:
+    def inspected(self: Waves, peer: NodeId, message: WaveUp, found: Standing, now: int) -> None:
+        assert message.partial is not None
+        for member in () if found is Standing.MEMBER else message.partial.contributors:
             self._out.penalize(member, Code.OVERLAP, "handed in by somebody else as well")
-        return holds
+        original(self, peer, message, found, now)
 
-    return patched(Waves, "_proven", proven)
+    return patched(Waves, "_inspected", inspected)
 
 
 def uninvited_accept_believed() -> AbstractContextManager[None]:

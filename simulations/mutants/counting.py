@@ -11,7 +11,8 @@ import msgspec
 from fl.messages import Order
 from fl.worker import Worker
 from protocol.ids import NodeId
-from pubsub.messages import Partial, WaveOpen, WaveUp
+from pubsub.intake import Intake
+from pubsub.messages import Claim, Partial, WaveOpen, WaveUp
 from pubsub.ports import Gathering, HandedIn, OpenWave
 from pubsub.waves import Waves
 
@@ -25,8 +26,9 @@ def double_merge() -> AbstractContextManager[None]:
         if message.wave != self.current or self.collected:
             return
         if message.partial is not None:
-            self._parts[peer + bytes([len(self._parts)])] = message.partial
-            self._claims.update(zip(message.partial.contributors, message.claims, strict=True))
+            parts = self._intake.parts
+            parts[peer + bytes([len(parts)])] = message.partial
+            self._intake._claims.update(zip(message.partial.contributors, message.claims, strict=True))
         self._expected[peer] = True
         self._progress(now)
 
@@ -95,10 +97,12 @@ def closed_ignored() -> AbstractContextManager[None]:
         everybody = msgspec.structs.replace(wave.opening, closed=())
         original(self, msgspec.structs.replace(wave, opening=everybody), order, eligible, now)
 
-    def fits(self: Waves, peer: NodeId, partial: Partial) -> bool:
+    def take(self: Intake, peer: NodeId, partial: Partial, named: dict[NodeId, Claim]) -> bool:
+        self.parts[peer] = partial
+        self._claims.update(named)
         return True
 
-    return together(patched(Worker, "opened", opened), patched(Waves, "_fits", fits))
+    return together(patched(Worker, "opened", opened), patched(Intake, "take", take))
 
 
 def stale_contribution() -> AbstractContextManager[None]:

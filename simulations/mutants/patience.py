@@ -52,7 +52,7 @@ def child_lost_with_its_partial() -> AbstractContextManager[None]:
 
     def child_lost(self: Waves, peer: NodeId, now: int) -> None:
         if not self.collected:
-            self._parts.pop(peer, None)
+            self._intake.parts.pop(peer, None)
         original(self, peer, now)
 
     return patched(Waves, "child_lost", child_lost)

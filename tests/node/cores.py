@@ -21,7 +21,7 @@ from protocol.errors import Code
 from protocol.ids import NodeId, ring_id
 from protocol.messages import EMPTY, Contact, Value
 from pubsub.heads import Head
-from simulations.signing import KeyedHashSigner, KeyedHashVerifier
+from simulations.signing import KeyedHashSigner, KeyedHashVerifier, endorsed
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -65,6 +65,7 @@ class Machine:
             CONFIG,
             signer=self.signer,
             verifier=KeyedHashVerifier(),
+            roll=endorsed(self.me.id),
             seed=self.life,
             restored=self.disk,
             label=self.name,

@@ -11,12 +11,13 @@ from protocol import effects as fx
 from protocol import events as ev
 from protocol import wire
 from protocol.ids import NodeId
+from protocol.membership import Standing
 from protocol.messages import Contact, Message, Routed, Value
 from protocol.signing import Sealer
 from pubsub import claims
 from pubsub.heads import MAX_METRICS, Head
-from pubsub.messages import Accept, Partial, WaveUp
-from simulations.signing import KeyedHashSigner, KeyedHashVerifier
+from pubsub.messages import MAX_CLAIMS, Accept, Partial, WaveUp
+from simulations.signing import KeyedHashSigner, KeyedHashVerifier, endorsed
 
 SECOND = 1_000_000_000
 MAX_EFFECTS = 500
@@ -143,7 +144,8 @@ def check_sums(peer: NodeId, message: Message | Routed, me: NodeId) -> None:
     whole: Partial | Head
     if isinstance(message, WaveUp) and message.partial is not None:
         whole = message.partial
-        assert claims.proven(CHECKS, message.app, message.wave, whole, message.claims, me, peer)
+        inspection = claims.Inspection(CHECKS, endorsed(me), message, me, peer)
+        assert inspection.step(MAX_CLAIMS + 1) is Standing.MEMBER
         assert whole.contributors
         assert whole.weight > 0
     elif isinstance(message, Accept):

@@ -24,13 +24,14 @@ from fl import spec as specs
 from fl.messages import Order, Report, Work, encode
 from node.core import NodeCore
 from protocol.ids import NodeId, ring_id
+from protocol.membership import vouch
 from protocol.messages import EMPTY, Contact, Message, Routed, Value
 from protocol.signing import Sealer
 from protocol.streams import Stream
 from pubsub import claims
 from pubsub.heads import MAX_METRICS, Head
 from pubsub.messages import FAR, Claim, Partial, TreeJoin, WaveId, WaveOpen, WaveUp
-from simulations.signing import KeyedHashSigner, KeyedHashVerifier
+from simulations.signing import AUTHORITY, KeyedHashSigner, KeyedHashVerifier, endorsed
 from tests.node.cores import CONFIG, OWNER, Fabric, Machine
 from tests.node.lab import Lab
 from tests.protocol.instances import example, messages, registered
@@ -84,6 +85,7 @@ def taken_out(role: str) -> tuple[Lab, list[Contact]]:
         CONFIG,
         signer=machine.signer,
         verifier=KeyedHashVerifier(),
+        roll=endorsed(machine.me.id),
         seed=machine.life,
         restored={},
         label=machine.name,
@@ -154,7 +156,8 @@ class Fitting:
             digest, parent = self.one_of(digest, bytes(32)), self.one_of(parent, sender.id)
         statement = claims.statement(self._spec.id, wave, digest, parent)
         sealer = Sealer(self._keys[member], KeyedHashVerifier())
-        return Claim(digest, parent, sealer.seal(claims.DOMAIN, statement))
+        voucher = self.one_of(b"", bytes(40)) if member in INVENTED else vouch(AUTHORITY, member)
+        return Claim(digest, parent, sealer.seal(claims.DOMAIN, statement), voucher)
 
     def field(self, name: str, value: Any, sender: Contact) -> Any:
         made = self._MAKERS.get(name)

@@ -29,7 +29,7 @@ from pubsub.messages import WaveId
 from pubsub.ports import Genesis
 from tests.pubsub.roles import IntegerRoles
 from tests.pubsub.seals import key as key_of
-from tests.pubsub.seals import node, sealer
+from tests.pubsub.seals import node, roll, sealer
 
 CONFIG = TreeConfig()
 DETECTION = 1 * SECOND
@@ -141,7 +141,7 @@ class Host:
         stream = Stream(self.net.seed, "tree", self.id, self.life)
         self.forest = Forest(
             self.me, self.net.config, ring=self.ring, roles=self.roles, out=self.out, stream=stream,
-            sealer=sealer(self.net.keys[self.id]), restored=dict(self.disk),
+            sealer=sealer(self.net.keys[self.id]), roll=roll(self.id), restored=dict(self.disk),
         )  # fmt: skip
         self.roles.forest = self.forest
 

@@ -68,6 +68,8 @@ class IntegerRoles:
         self.voters: list[Head] = []
         self.deposits: list[tuple[tuple[NodeId, ...], tuple[NodeId, ...]]] = []
         """(Who holds what the descriptor names, to whom it is on its way), as it was told."""
+        self.left_out: list[int] = []
+        """How many found no room in what this host hands on."""
         self._kept: dict[int, Partial] = {}
         self._busy: dict[int, WaveId] = {}
         self._head: Head | None = None
@@ -138,6 +140,9 @@ class IntegerRoles:
         self.epochs.append(head.epoch)
         self._host.net.note_commit(head)
         self.committed(app, head, now)
+
+    def crowded(self, app: AppId, wave: WaveId, members: int, now: int) -> None:
+        self.left_out.append(members)
 
     def committed(self, app: AppId, head: Head, now: int) -> None:
         self.commits.append(head.order)

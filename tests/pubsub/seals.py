@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from protocol.ids import NodeId, ring_id
+from protocol.membership import Roll, authority_name, vouch
 from protocol.messages import Contact
 from protocol.signing import Seal, Sealer, tagged
 from pubsub.heads import Head, Life, Link, Proof, Vote, Warrant
@@ -39,6 +40,19 @@ def node(index: int) -> NodeId:
 
 def sealer(owner: bytes) -> Sealer:
     return Sealer(ToySigner(owner), ToyVerifier())
+
+
+_AUTHORITY = ToySigner(b"authority")
+_AUTHORITIES = {authority_name(_AUTHORITY.public_key): _AUTHORITY.public_key}
+
+
+def voucher(of: NodeId) -> bytes:
+    """Anybody is a member who has one."""
+    return vouch(_AUTHORITY, of)
+
+
+def roll(of: NodeId) -> Roll:
+    return Roll(voucher(of), ToyVerifier(), lambda: _AUTHORITIES)
 
 
 _KEYS = {node(index): key(index) for index in range(400)}

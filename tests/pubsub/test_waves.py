@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -16,17 +17,18 @@ from protocol.errors import Code
 from protocol.messages import EMPTY, Value
 from pubsub.claims import claim
 from pubsub.config import TreeConfig
+from pubsub.intake import fitting
 from pubsub.messages import MAX_CLAIMS, Committed, Partial, TreeBeat, TreeJoin, TreeWant, WaveId, WaveOpen, WaveUp
 from pubsub.partials import MAX_WEIGHT
 from tests.pubsub.harness import MS, SECOND, Host, Net
 from tests.pubsub.roles import IntegerRoles
-from tests.pubsub.seals import key, node, proven, sealer
+from tests.pubsub.seals import key, node, proven, sealer, voucher
 from tests.pubsub.test_tree import below, interior, settled
 
 QUICK = TreeConfig(beat=1 * SECOND)
 
 
-CROWD = {node(1000 + index): key(1000 + index) for index in range(MAX_CLAIMS - 1)}
+CROWD = {node(1000 + index): key(1000 + index) for index in range(MAX_CLAIMS)}
 """Many members, and their keys."""
 
 
@@ -196,7 +198,9 @@ def handed(net: Net, partial: Partial, to: Host, *, absent: int = 0, digest_from
     """``partial`` on its way to ``to``, with a good statement of everybody who is named in it."""
     wave = net.wave_of(to)
     stated = tuple(
-        claim(sealer(CROWD.get(member) or net.keys[member]), net.app, wave, digest_from or partial, to.id)
+        claim(
+            sealer(CROWD.get(member) or net.keys[member]), voucher(member), net.app, wave, digest_from or partial, to.id
+        )
         for member in partial.contributors
     )
     return WaveUp(net.app, wave, partial, absent, stated)
@@ -229,7 +233,7 @@ def test_numbers_that_are_not_finite_are_a_penalty_and_nothing_else_is_lost(
     child = below(net, net.root)[0]
     root, child = crooked(net, change(Partial(1.0, IntegerRoles.value(7), (child.id,))))
     assert root.penalties[-1][:2] == (child.id, Code.NON_FINITE)
-    assert child.id not in root.grove().waves._parts
+    assert child.id not in root.grove().waves._intake.parts
     net.run_until(net.finished)
     assert len(net.committed[net.app, 1].contributors) == 6, "a refused partial counts as absent: it is asked again"
 
@@ -307,13 +311,13 @@ def test_a_statement_about_another_wave_parent_or_value_proves_nothing() -> None
             up = handed(net, part, root, digest_from=Partial(2.0, part.value, part.contributors))
         elif change == "wave":
             old = net.wave_of(root)._replace(epoch=99)
-            stated = claim(sealer(net.keys[child.id]), net.app, old, part, root.id)
+            stated = claim(sealer(net.keys[child.id]), voucher(child.id), net.app, old, part, root.id)
             up = msgspec.structs.replace(up, claims=(stated,))
         elif change == "missing":
             up = msgspec.structs.replace(up, claims=())
         root.hear(child.id, up)
         assert root.penalties[-1][:2] == (child.id, Code.BAD_SIGNATURE), change
-        assert not root.grove().waves._parts
+        assert not root.grove().waves._intake.parts
 
 
 def test_who_makes_two_statements_is_the_liar_and_not_those_who_passed_them_on() -> None:
@@ -324,7 +328,7 @@ def test_who_makes_two_statements_is_the_liar_and_not_those_who_passed_them_on()
     net.root.hear(one.id, handed(net, first, net.root))
     net.root.hear(other.id, handed(net, second, net.root))
     assert [(peer, code) for peer, code, _ in net.root.penalties] == [(liar.id, Code.OVERLAP)]
-    assert list(net.root.grove().waves._parts) == [one.id]
+    assert list(net.root.grove().waves._intake.parts) == [one.id]
     assert net.root.forest.counters["partials_overlapping"] == 1
 
 
@@ -336,14 +340,14 @@ def test_a_statement_that_two_children_repeat_is_counted_once_and_blames_nobody(
     net.root.hear(one.id, up)
     net.root.hear(other.id, up)
     assert net.root.penalties == []
-    assert list(net.root.grove().waves._parts) == [one.id]
+    assert list(net.root.grove().waves._intake.parts) == [one.id]
 
 
 def test_a_child_may_not_speak_for_its_parent() -> None:
     net = working()
     up = handed(net, Partial(1.0, IntegerRoles.value(7), (net.root.id,)), net.root)
     child = below(net, net.root)[0]
-    stated = claim(sealer(net.keys[child.id]), net.app, up.wave, up.partial, net.root.id)  # type: ignore[arg-type]
+    stated = claim(sealer(net.keys[child.id]), voucher(child.id), net.app, up.wave, up.partial, net.root.id)  # type: ignore[arg-type]
     net.root.hear(child.id, msgspec.structs.replace(up, claims=(stated,)))
     assert net.root.penalties[-1][:2] == (child.id, Code.BAD_SIGNATURE)
     net.run_until(net.finished)
@@ -353,23 +357,88 @@ def test_a_child_may_not_speak_for_its_parent() -> None:
 def test_who_is_done_with_the_round_cannot_be_handed_in_again() -> None:
     net = working()
     child = below(net, net.root)[0]
-    waves = net.root.grove().waves
-    opening = msgspec.structs.replace(waves._open.opening, closed=(child.id,))
-    waves._open = msgspec.structs.replace(waves._open, opening=opening)
+    net.root.grove().waves._intake.begin((child.id,), [child.id])
     root, child = crooked(net, Partial(1.0, IntegerRoles.value(7), (child.id,)))
     assert root.penalties[-1][:2] == (child.id, Code.OVERLAP)
 
 
-def test_more_contributors_than_a_message_can_name_are_left_out() -> None:
-    net = settled(slow(Net(8, fan_out=2, rounds=1, min_workers=1), 3 * SECOND))
+def two_below(patience: int = 0) -> tuple[Net, Host, Host, Host]:
+    """A parent in the middle, and its two children."""
+    config = replace(TreeConfig(), doubt=patience)
+    net = settled(slow(Net(8, fan_out=2, rounds=1, min_workers=1, config=config), 3 * SECOND))
     parent = next(host for host in net.hosts.values() if not host.is_root and len(below(net, host)) == 2)
     one, other = below(net, parent)
-    crowd = tuple(CROWD)
-    parent.hear(one.id, handed(net, Partial(1.0, EMPTY, crowd), parent))
-    parent.hear(other.id, handed(net, Partial(1.0, EMPTY, (other.id,)), parent))
-    assert list(parent.grove().waves._parts) == [one.id]
+    return net, parent, one, other
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_child_that_names_as_many_as_fit_keeps_out_none_of_its_siblings(first: bool) -> None:
+    """Whoever comes first.  What finds no room is counted, and told."""
+    net, parent, one, other = two_below()
+    crowd = handed(net, Partial(1.0, EMPTY, tuple(CROWD)), parent)
+    single = handed(net, Partial(1.0, IntegerRoles.value(7), (other.id,)), parent)
+    for child, up in [(one, crowd), (other, single)] if first else [(other, single), (one, crowd)]:
+        parent.hear(child.id, up)
+    net.run_until(lambda: parent.grove().waves.sent == net.wave_of(parent))
+    handed_on = [up.partial for _, src, _, up in net.sent if src == parent.id and isinstance(up, WaveUp) and up.partial]
+    assert other.id in handed_on[-1].contributors
+    assert not set(handed_on[-1].contributors) & set(CROWD)
     assert parent.forest.counters["partials_overflow"] == 1
+    assert parent.roles.left_out == [len(CROWD)]
     assert parent.penalties == []
+
+
+@given(st.dictionaries(st.binary(min_size=1, max_size=2), st.integers(1, 400), max_size=8), st.integers(1, 1000))
+def test_nobody_is_left_out_who_names_no_more_than_its_share(sizes: dict[bytes, int], room: int) -> None:
+    chosen = fitting(sizes, room)
+    assert sum(sizes[child] for child in chosen) <= room
+    assert all(child in chosen for child, size in sizes.items() if size <= room // len(sizes))
+    assert chosen == fitting(dict(reversed(sizes.items())), room), "the order of arrival decides nothing"
+    left = room - sum(sizes[child] for child in chosen)
+    assert all(sizes[child] > left for child in sizes if child not in chosen), "no room is wasted"
+
+
+def test_invented_contributors_are_the_fault_of_whoever_hands_them_in() -> None:
+    net, parent, one, _ = two_below()
+    up = handed(net, Partial(1.0, EMPTY, tuple(CROWD)[:3]), parent)
+    invented = msgspec.structs.replace(up.claims[1], voucher=up.claims[0].voucher)
+    parent.hear(one.id, msgspec.structs.replace(up, claims=(up.claims[0], invented, up.claims[2])))
+    assert [penalty[:2] for penalty in parent.penalties] == [(one.id, Code.BAD_SIGNATURE)]
+    assert not parent.grove().waves._intake.parts
+    assert parent.grove().waves._missing == 3
+
+
+def test_an_authority_that_is_news_here_is_doubted_for_a_while_and_then_held_against_the_child() -> None:
+    for patience, blamed in ((60 * SECOND, False), (0, True)):
+        net, parent, one, _ = two_below(patience)
+        up = handed(net, Partial(1.0, EMPTY, tuple(CROWD)[:1]), parent)
+        strange = msgspec.structs.replace(up.claims[0], voucher=b"elsewhere" * 8)
+        parent.hear(one.id, msgspec.structs.replace(up, claims=(strange,)))
+        assert not parent.grove().waves._intake.parts
+        assert parent.forest.counters["contributors_strange"] == 1
+        assert [penalty[:2] for penalty in parent.penalties] == [(one.id, Code.UNAUTHORISED)] * blamed
+
+
+def test_a_contributor_that_was_revoked_is_not_counted_and_blames_nobody() -> None:
+    net, parent, one, _ = two_below()
+    gone = next(iter(CROWD))
+    parent.forest.inspector._roll.revoke(gone)
+    parent.hear(one.id, handed(net, Partial(1.0, EMPTY, (gone,)), parent))
+    assert not parent.grove().waves._intake.parts
+    assert parent.penalties == []
+
+
+def test_a_wave_that_ends_while_a_child_is_still_looked_at_ends_without_it() -> None:
+    net, parent, one, _ = two_below()
+    up = handed(net, Partial(1.0, EMPTY, tuple(CROWD)), parent)
+    parent.do(lambda now: parent.forest.received(one.id, up, now))
+    waves = parent.grove().waves
+    assert one.id in waves._arriving
+    parent.do(waves._close)
+    assert parent.forest.counters["late_partials"] == 1
+    assert waves._lags[one.id] > 0
+    net.run(1 * SECOND)
+    assert one.id not in waves._intake.parts
 
 
 def test_no_number_of_absentees_overflows() -> None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from node.identity.certificates import NONCE_OID, ONE_POSITION, Leaf, node_name, verify_endorsement
+from node.identity.certificates import ONE_POSITION, Leaf, node_name, verify_endorsement
 from node.identity.fabric import FabricDocument, SignedDocument, sign_document
 from node.identity.issuing import endorse, make_authority, make_leaf
 from node.identity.keys import Key
@@ -116,16 +116,16 @@ def forgeries(liar: Member, victim: NodeId, now: int) -> dict[str, Leaf]:
     }
 
 
-def with_nonce(lab: Lab, member: Member, nonce: bytes | None) -> bytes:
-    """The endorsement of ``member``, signed by its authority again with another nonce, or with none (None)."""
+def with_extension(lab: Lab, member: Member, oid: x509.ObjectIdentifier, value: bytes | None) -> bytes:
+    """The endorsement of ``member``, signed by its authority again with another value of ``oid``, or without it."""
     held = x509.load_der_x509_certificate(member.endorsement)
     builder = x509.CertificateBuilder(held.issuer, held.subject, held.public_key(), held.serial_number)
     builder = builder.not_valid_before(held.not_valid_before_utc).not_valid_after(held.not_valid_after_utc)
     for extension in held.extensions:
-        if extension.oid != NONCE_OID:
+        if extension.oid != oid:
             builder = builder.add_extension(extension.value, extension.critical)
-    if nonce is not None:
-        builder = builder.add_extension(x509.UnrecognizedExtension(NONCE_OID, nonce), critical=False)
+    if value is not None:
+        builder = builder.add_extension(x509.UnrecognizedExtension(oid, value), critical=False)
     return builder.sign(lab.authority.key.private, None).public_bytes(DER)
 
 

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.identity.certificates import (
+    NONCE_OID,
     ONE_POSITION,
+    VOUCHER_OID,
     Limits,
     check_authority,
     node_name,
@@ -22,7 +24,8 @@ from node.identity.issuing import AUTHORITY_LIFE, BACKDATE, endorse, make_author
 from node.identity.keys import Key
 from protocol.errors import AuthError, UsageError
 from protocol.ids import ring_id
-from tests.node.identity.lab import Lab, chain, forge_leaf, forgeries, with_nonce
+from protocol.membership import vouch
+from tests.node.identity.lab import Lab, chain, forge_leaf, forgeries, with_extension
 
 NOW = 1_800_000_000
 
@@ -36,7 +39,7 @@ def test_an_honest_chain_names_its_node(lab: Lab) -> None:
     member = lab.member()
     assert verify_chain(*chain(member.leaf(NOW)), lab.document.authorities, NOW) == member.node
     said = verify_endorsement(member.endorsement, lab.document.authorities, NOW)
-    assert said == (member.node, member.key.nonce, ONE_POSITION)
+    assert said == (member.node, member.key.nonce, vouch(lab.authority.key, member.node), ONE_POSITION)
     assert public_key_of(member.endorsement) == member.key.public_key
 
 
@@ -45,7 +48,7 @@ def test_the_zone_is_part_of_the_name_and_limits_travel() -> None:
     key = Key.generate()
     authority = lab.authority
     endorsement = endorse(authority.key, authority.certificate, key.public_key, 0xBEEF, Limits(positions=8), NOW)
-    node, nonce, limits = verify_endorsement(endorsement, [authority.certificate], NOW)
+    node, nonce, _, limits = verify_endorsement(endorsement, [authority.certificate], NOW)
     assert node == ring_id(0xBEEF, key.public_key, nonce)
     assert limits == Limits(positions=8)
 
@@ -63,13 +66,25 @@ def test_the_issuer_chooses_the_place_and_the_same_key_always_gets_the_same(lab:
     assert len(set(nonces)) == 3
 
 
+@pytest.mark.parametrize("voucher", [None, b"", bytes(72), "another node", "another authority"])
+def test_an_endorsement_whose_voucher_is_for_another_is_refused(lab: Lab, voucher: bytes | str | None) -> None:
+    member = lab.member()
+    given = {
+        "another node": vouch(lab.authority.key, lab.member().node),
+        "another authority": vouch(Key.generate(), member.node),
+    }.get(str(voucher), voucher)
+    forged = with_extension(lab, member, VOUCHER_OID, given)  # type: ignore[arg-type]
+    with pytest.raises(AuthError, match="voucher"):
+        verify_endorsement(forged, lab.document.authorities, NOW)
+
+
 @pytest.mark.parametrize("nonce", [None, b"", b"short", bytes(16), bytes(17)])
 def test_an_endorsement_whose_nonce_does_not_give_its_name_is_refused(lab: Lab, nonce: bytes | None) -> None:
     member = lab.member()
-    forged = with_nonce(lab, member, nonce)
+    forged = with_extension(lab, member, NONCE_OID, nonce)
     with pytest.raises(AuthError, match="nonce"):
         verify_endorsement(forged, lab.document.authorities, NOW)
-    assert verify_endorsement(with_nonce(lab, member, member.key.nonce), lab.document.authorities, NOW)
+    assert verify_endorsement(with_extension(lab, member, NONCE_OID, member.key.nonce), lab.document.authorities, NOW)
 
 
 @pytest.mark.parametrize("authorities", [1, 2])
