@@ -23,13 +23,17 @@ from fl.records import voters_version
 from node.core import NodeCore
 from protocol.effects import Effect, Send
 from protocol.events import Event
-from protocol.ids import AppId, NodeId, app_id
+from protocol.ids import AppId, NodeId, app_id, ring_id
+from protocol.membership import ISSUER_BYTES, Roll, vouch
 from protocol.messages import Contact, Message, Value
+from protocol.signing import Sealer
 from protocol.streams import Stream
+from pubsub.claims import claim
 from pubsub.grove import Grove
 from pubsub.heads import Head, Warrant
 from pubsub.messages import (
     Accept,
+    Claim,
     Committed,
     HeadAnswer,
     HeadQuery,
@@ -43,7 +47,7 @@ from pubsub.messages import (
 )
 
 from .clock import MILLISECOND, SECOND
-from .signing import KeyedHashSigner
+from .signing import SIGNATURE_BYTES, KeyedHashSigner, KeyedHashVerifier
 
 LIE_NS = 300 * MILLISECOND
 """Between two lies."""
@@ -58,9 +62,11 @@ EARLY_NS = 3 * SECOND
 class Liar(NodeCore):
     """A node that cannot be trusted."""
 
-    def __init__(self, *args: Any, signer: KeyedHashSigner, seed: int, wall_offset: int = 0, **kwargs: Any) -> None:
-        super().__init__(*args, signer=signer, seed=seed, wall_offset=wall_offset, **kwargs)
-        self._own_key, self._wall = signer, wall_offset
+    def __init__(
+        self, *args: Any, signer: KeyedHashSigner, roll: Roll, seed: int, wall_offset: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, signer=signer, roll=roll, seed=seed, wall_offset=wall_offset, **kwargs)
+        self._own_key, self._wall, self.roll = signer, wall_offset, roll
         self._whim = Stream(seed, "lies")
         self._next = 0
         self.told: dict[str, int] = {}
@@ -134,10 +140,18 @@ class Liar(NodeCore):
         grove = self.forest.groves.get(effect.message.app)
         if grove is None or self._whim.uniform() >= FORGED:
             return effect
-        forge = self._whim.choice((_junk, _siblings, _lonely_weight))
+        forge = self._whim.choice(FORGERIES)
         self._note(forge.__name__.strip("_"))
-        partial = forge(self, effect.message.partial, grove)
-        return Send(effect.peer, msgspec.structs.replace(effect.message, partial=partial))
+        return Send(effect.peer, forge(self, effect.message, grove, effect.peer))
+
+    def invented(self, message: WaveUp, parent: NodeId, own: Partial) -> tuple[NodeId, Claim]:
+        """A contributor that does not exist, with a statement that its key has sealed."""
+        key = KeyedHashSigner(self._whim.bits() >> 1, "invented")
+        node = ring_id(0, key.public_key)
+        voucher = vouch(self._own_key, node)
+        if self._whim.below(4):
+            voucher = self.roll.voucher[:ISSUER_BYTES] + self._whim.raw(SIGNATURE_BYTES)
+        return node, claim(Sealer(key, KeyedHashVerifier()), voucher, message.app, message.wave, own, parent)
 
 
 Said = Sequence[tuple[NodeId, Message]]
@@ -214,17 +228,40 @@ LIES: tuple[Callable[[Liar, Grove, int], Said], ...] = (
 )  # fmt: skip
 
 
-def _junk(liar: Liar, partial: Partial, grove: Grove) -> Partial:
+def _changed(message: WaveUp, **fields: Any) -> WaveUp:
+    """``message`` with another partial."""
+    assert message.partial is not None
+    return msgspec.structs.replace(message, partial=msgspec.structs.replace(message.partial, **fields))
+
+
+def _junk(liar: Liar, message: WaveUp, grove: Grove, parent: NodeId) -> WaveUp:
     """Four bytes instead of a model."""
-    return msgspec.structs.replace(partial, value=Value(4, liar._whim.raw(4)))  # noqa: SLF001 - the liar's own
+    return _changed(message, value=Value(4, liar._whim.raw(4)))  # noqa: SLF001 - the liar's own
 
 
-def _siblings(liar: Liar, partial: Partial, grove: Grove) -> Partial:
+def _siblings(liar: Liar, message: WaveUp, grove: Grove, parent: NodeId) -> WaveUp:
     """Others are in it, whose own contributions are then refused."""
-    framed = dict.fromkeys([*partial.contributors, *liar.some(grove)])
-    return msgspec.structs.replace(partial, contributors=tuple(sorted(framed)))
+    assert message.partial is not None
+    framed = dict.fromkeys([*message.partial.contributors, *liar.some(grove)])
+    return _changed(message, contributors=tuple(sorted(framed)))
 
 
-def _lonely_weight(liar: Liar, partial: Partial, grove: Grove) -> Partial:
+def _lonely_weight(liar: Liar, message: WaveUp, grove: Grove, parent: NodeId) -> WaveUp:
     """The weight of a metric that is not there."""
-    return msgspec.structs.replace(partial, metrics={"accuracy.n": 1.0})
+    return _changed(message, metrics={"accuracy.n": 1.0})
+
+
+def _inventions(liar: Liar, message: WaveUp, grove: Grove, parent: NodeId) -> WaveUp:
+    """Contributors that nobody has ever seen, each with its key and its seal."""
+    partial = message.partial
+    assert partial is not None
+    stated = dict(zip(partial.contributors, message.claims, strict=True))
+    stated.update(liar.invented(message, parent, partial) for _ in range(FLOOD))
+    members = tuple(sorted(stated))
+    claims = tuple(stated[member] for member in members)
+    return msgspec.structs.replace(_changed(message, contributors=members), claims=claims)
+
+
+FORGERIES: tuple[Callable[[Liar, WaveUp, Grove, NodeId], WaveUp], ...] = (
+    _junk, _siblings, _lonely_weight, _inventions,
+)  # fmt: skip

@@ -205,6 +205,8 @@ class Heads:
             return
         unique = list(head.contributors) == sorted(set(head.contributors))
         self._report.require(unique, "counted-once", now, f"{name} names a contributor twice")
+        unknown = [node for node in head.contributors if node not in self._world.engine.by_id]
+        self._report.require(not unknown, "contributors-exist", now, f"{name} names {len(unknown)} that do not exist")
         if self._exact:
             self._recompute(spec, before, head, name, now)
         for hook in self.on_round:

@@ -65,6 +65,7 @@ _SKEW: tuple[Plant, ...] = (
 _LIES: tuple[Plant, ...] = (
     believing.blame_without_proof,
     believing.uninvited_accept_believed,
+    believing.every_key_is_a_member,
 )
 """Looked for among liars."""
 

@@ -9,7 +9,7 @@ from protocol.effects import Penalize
 from protocol.errors import Code
 from simulations.checkers import Blame, Report
 from simulations.clock import SECOND
-from simulations.liars import LIES, Liar
+from simulations.liars import FORGERIES, LIES, Liar
 from simulations.scenario import Applications, Compute, Faults, Nodes, Scenario
 from simulations.world import World
 
@@ -45,7 +45,7 @@ def test_a_share_of_the_nodes_lies_in_every_way(lied: World) -> None:
     assert len(cores) == 6
     told = {lie for core in cores for lie in core.told}
     assert told >= {lie.__name__.strip("_") for lie in LIES}
-    assert told & {"junk", "siblings", "lonely_weight"}
+    assert told & {forge.__name__.strip("_") for forge in FORGERIES}
 
 
 def test_nobody_else_is_changed(lied: World) -> None:
