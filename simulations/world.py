@@ -155,7 +155,7 @@ class World:
         signer = KeyedHashSigner(self.seed, "node", number)
         self._signers.append(signer)
         own = Stream(self.seed, "clock", number)
-        contact = Contact(ids.ring_id(0, signer.public_key), (f"sim:{number}",) if dialable else ())
+        contact = Contact(ids.ring_id(0, signer.public_key, signer.nonce), (f"sim:{number}",) if dialable else ())
         return self.engine.add(contact, own.below(UPTIME_NS))
 
     def _core(self, host: Host) -> NodeCore:
