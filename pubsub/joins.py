@@ -95,11 +95,11 @@ class Parts(Protocol):
 class Joins:
     """The joins that reach one node."""
 
-    __slots__ = ("_askers", "_forest", "_relays", "_seen")
+    __slots__ = ("_askers", "_parts", "_relays", "_seen")
 
-    def __init__(self, forest: Parts) -> None:
-        config = forest.config
-        self._forest = forest
+    def __init__(self, parts: Parts) -> None:
+        config = parts.config
+        self._parts = parts
         self._relays = Paces(config.relay_burst, config.relay_pause, MAX_RELAYS)
         self._askers = Paces(config.join_burst, config.join_pause, MAX_ASKERS)
         self._seen: dict[bytes, tuple[int, int]] = {}
@@ -109,13 +109,13 @@ class Joins:
 
     def passing(self, relay: NodeId, join: TreeJoin, now: int) -> Verdict:
         """A join on its way: a member answers it, unless the joiner stands above it.  One's own goes on."""
-        forest = self._forest
-        if relay == forest.me.id:
+        parts = self._parts
+        if relay == parts.me.id:
             return Verdict.CONTINUE
         if not self._sound(relay, join, now):
             return Verdict.CONSUME
-        grove = forest.groves.get(join.app)
-        if join.joiner.id != forest.me.id and grove is not None and grove.takes(join):
+        grove = parts.groves.get(join.app)
+        if join.joiner.id != parts.me.id and grove is not None and grove.takes(join):
             self.arrived(relay, join, now)
             return Verdict.CONSUME
         if relay == join.joiner.id and not join.joiner.dialable:
@@ -124,28 +124,28 @@ class Joins:
 
     def arrived(self, relay: NodeId, join: TreeJoin, now: int) -> None:
         """A join that passed: it met a member, or this node is the rendezvous."""
-        forest = self._forest
-        forest.ring.learn(join.joiner)
+        parts = self._parts
+        parts.ring.learn(join.joiner)
         if relay == join.joiner.id:
             self._asked(join, now)
-        elif (grove := forest.grove(join.app, now)) is not None:
+        elif (grove := parts.grove(join.app, now)) is not None:
             grove.on_carried(join, now)
         else:
             self._unknown(join)
 
     def _sound(self, relay: NodeId, join: TreeJoin, now: int) -> bool:
         """Is it to be passed on, or answered?  What costs least is asked first."""
-        forest = self._forest
+        parts = self._parts
         if not self._relays.take(relay, now):
-            forest.count("joins_paced")
+            parts.count("joins_paced")
             return False
         key, newest = join.app + join.joiner.id, (join.joiner.incarnation, join.attempt)
         if newest <= self._seen.get(key, (-1, 0)):
-            forest.count("joins_repeated")
+            parts.count("joins_repeated")
             return False
-        if not proven(forest.sealer, join):
-            forest.count("joins_unproven")
-            forest.out.penalize(relay, Code.BAD_SIGNATURE, "join that its joiner did not make")
+        if not proven(parts.sealer, join):
+            parts.count("joins_unproven")
+            parts.out.penalize(relay, Code.BAD_SIGNATURE, "join that its joiner did not make")
             return False
         self._seen.pop(key, None)
         self._seen[key] = newest
@@ -155,11 +155,11 @@ class Joins:
 
     def _host(self, join: TreeJoin, now: int) -> Verdict:
         """An outbound-only node reaches the tree through its gateway, which is this node: become a member for it."""
-        forest = self._forest
-        if join.app not in forest.known:
+        parts = self._parts
+        if join.app not in parts.known:
             return Verdict.CONTINUE
-        forest.join(join.app, now)
-        forest.out.send(join.joiner.id, TreeRefuse(join.app, join.attempt))
+        parts.join(join.app, now)
+        parts.out.send(join.joiner.id, TreeRefuse(join.app, join.attempt))
         return Verdict.CONSUME
 
     # ---- on the joiner's own link -----------------------------------------------------------------------------------
@@ -168,17 +168,17 @@ class Joins:
         if join.joiner.id == peer:
             self._asked(join, now)
         else:
-            self._forest.out.penalize(peer, Code.UNAUTHORISED, "join in the name of another")
+            self._parts.out.penalize(peer, Code.UNAUTHORISED, "join in the name of another")
 
     def _asked(self, join: TreeJoin, now: int) -> None:
-        forest = self._forest
+        parts = self._parts
         if not self._askers.take(join.app + join.joiner.id, now):
-            forest.count("joins_paced")
-        elif (grove := forest.grove(join.app, now)) is not None:
+            parts.count("joins_paced")
+        elif (grove := parts.grove(join.app, now)) is not None:
             grove.on_join(join, now)
         else:
             self._unknown(join)
 
     def _unknown(self, join: TreeJoin) -> None:
         """To be closest to an id does not mean to have its descriptor: the joiner has it, or it would not join."""
-        self._forest.out.send(join.joiner.id, TreeRefuse(join.app, join.attempt, unknown=True))
+        self._parts.out.send(join.joiner.id, TreeRefuse(join.app, join.attempt, unknown=True))

@@ -11,12 +11,14 @@ node itself hands in is forged now and then on its way out.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from dht.messages import RecordPush, Replicas
+from dht.ports import Verdict
 from dht.records import Kind, sign_record
 from fl import spec as specs
 from fl.records import voters_version
@@ -25,12 +27,13 @@ from protocol.effects import Effect, Send
 from protocol.events import Event
 from protocol.ids import AppId, NodeId, app_id, ring_id
 from protocol.membership import ISSUER_BYTES, Roll, vouch
-from protocol.messages import Contact, Message, Value
+from protocol.messages import Contact, Message, Routed, Value
 from protocol.signing import Sealer
 from protocol.streams import Stream
 from pubsub.claims import claim
 from pubsub.grove import Grove
 from pubsub.heads import Head, Warrant
+from pubsub.joins import sealed
 from pubsub.messages import (
     Accept,
     Claim,
@@ -55,6 +58,8 @@ FORGED = 0.5
 """Share of its own partials that a liar forges."""
 FLOOD = 40
 """Messages in one go."""
+OVERHEARD = 64
+"""Joins of others that a liar remembers."""
 EARLY_NS = 3 * SECOND
 """For so long a new node behaves: it wants to be let in."""
 
@@ -69,6 +74,8 @@ class Liar(NodeCore):
         self._own_key, self._wall, self.roll = signer, wall_offset, roll
         self._whim = Stream(seed, "lies")
         self._next = 0
+        self.overheard: deque[TreeJoin] = deque(maxlen=OVERHEARD)
+        """Joins of others that passed by."""
         self.told: dict[str, int] = {}
         """Lie → how often it was told."""
 
@@ -80,6 +87,12 @@ class Liar(NodeCore):
             self._next = now + LIE_NS // 2 + self._whim.below(LIE_NS)
             effects += self._lie(now)
         return effects
+
+    def intercept(self, key: bytes, relay: NodeId, message: Message, now: int) -> Verdict | NodeId:
+        """Like any node; and what passes by can be used later."""
+        if isinstance(message, TreeJoin) and message.joiner.id != self.me.id:
+            self.overheard.append(message)
+        return super().intercept(key, relay, message, now)
 
     # ---- what it says by itself ----
 
@@ -124,6 +137,12 @@ class Liar(NodeCore):
         """By how far an epoch is ahead: a little, or very much."""
         return self._whim.choice((1, 5, 1000, 1 << 16, 1 << 40))
 
+    def phantom(self, app: AppId) -> TreeJoin:
+        """A join of a node that is not there, under a key made for the purpose: its seal is good."""
+        key = KeyedHashSigner(self._whim.below(1 << 30), "phantom")
+        nobody = Contact(ring_id(0, key.public_key), ("nowhere:1",), 1)
+        return sealed(Sealer(key, KeyedHashVerifier()), TreeJoin(app, nobody, self.number()))
+
     def near(self, count: int) -> list[Contact]:
         """Contacts from the ring's tables."""
         return self._whim.sample(list(self.ring.view.leaves.snapshot()), count)
@@ -154,7 +173,7 @@ class Liar(NodeCore):
         return node, claim(Sealer(key, KeyedHashVerifier()), voucher, message.app, message.wave, own, parent)
 
 
-Said = Sequence[tuple[NodeId, Message]]
+Said = Sequence[tuple[NodeId, Message | Routed]]
 
 
 def _stale(liar: Liar, grove: Grove, now: int) -> Said:
@@ -181,6 +200,25 @@ def _voters_record(liar: Liar, grove: Grove, now: int) -> Said:
 def _uninvited(liar: Liar, grove: Grove, now: int) -> Said:
     """You are my child."""
     return [(peer, TreeAccept(grove.app, liar.number(), (liar.me.id,))) for peer in liar.some(grove)]
+
+
+def _in_others_names(liar: Liar, grove: Grove, now: int) -> Said:
+    """Others ask for a place: who has one already, under an attempt, an address and a life that were made up."""
+    said: list[tuple[NodeId, Routed]] = []
+    for victim in liar.some(grove):
+        known = liar.contact(victim)
+        assert known is not None
+        life = known.incarnation + liar.leap() - 1
+        join = TreeJoin(grove.app, Contact(victim, ("nowhere:1",), life), liar.number(), orphan=True)
+        forged = sealed(liar.forest.sealer, join)
+        said += [(peer, Routed(grove.app, known, 2, forged)) for peer in liar.some(grove)]
+    return said
+
+
+def _repeated_joins(liar: Liar, grove: Grove, now: int) -> Said:
+    """Others ask for a place again: joins that passed by, at whom they were not meant for; and nobody does."""
+    joins = [liar.phantom(grove.app), *liar._whim.sample(list(liar.overheard), 4)]  # noqa: SLF001 - the liar's own
+    return [(peer, Routed(join.app, join.joiner, 2, join)) for join in joins for peer in liar.some(grove)]
 
 
 def _leap(liar: Liar, grove: Grove, now: int) -> Said:
@@ -224,7 +262,8 @@ def _flood(liar: Liar, grove: Grove, now: int) -> Said:
 
 
 LIES: tuple[Callable[[Liar, Grove, int], Said], ...] = (
-    _stale, _unsigned_head, _voters_record, _uninvited, _leap, _made_up, _replicas, _proposal, _flood,
+    _stale, _unsigned_head, _voters_record, _uninvited, _in_others_names, _repeated_joins, _leap, _made_up, _replicas,
+    _proposal, _flood,
 )  # fmt: skip
 
 

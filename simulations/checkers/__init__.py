@@ -15,13 +15,14 @@ from .guardians import Guardians
 from .heads import Heads
 from .keeping import Keeping
 from .liveness import Liveness
+from .places import Places
 from .rings import Rings
 from .trees import Trees
 from .waves import Waves
 
 __all__ = [
-    "Attendances", "Blame", "Bounds", "Checker", "Guardians", "Heads", "Keeping", "Liveness", "Report", "Rings",
-    "Trees", "Violation", "Waves", "attach",
+    "Attendances", "Blame", "Bounds", "Checker", "Guardians", "Heads", "Keeping", "Liveness", "Places", "Report",
+    "Rings", "Trees", "Violation", "Waves", "attach",
 ]  # fmt: skip
 
 
@@ -32,6 +33,7 @@ def attach(world: World, report: Report, *, exact: bool) -> tuple[Heads, list[Ch
         Waves(world, report, heads, exact=exact),
         Attendances(world, report, heads),
         Trees(world, report),
+        Places(world, report),
         Rings(world, report),
         Bounds(world, report),
         Blame(world, report),

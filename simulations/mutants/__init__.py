@@ -66,6 +66,8 @@ _LIES: tuple[Plant, ...] = (
     believing.blame_without_proof,
     believing.uninvited_accept_believed,
     believing.every_key_is_a_member,
+    believing.join_in_anothers_name,
+    believing.place_for_a_carried_join,
 )
 """Looked for among liars."""
 

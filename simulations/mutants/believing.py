@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager
 from protocol.errors import Code
 from protocol.ids import NodeId
 from protocol.membership import Roll, Standing
-from pubsub.messages import TreeAccept, WaveUp
+from pubsub.joins import Joins
+from pubsub.messages import TreeAccept, TreeJoin, WaveUp
 from pubsub.tree import Tree
 from pubsub.waves import Waves
 
-from .planting import patched
+from .planting import patched, together
 
 
 def blame_without_proof() -> AbstractContextManager[None]:
@@ -48,3 +49,22 @@ def uninvited_accept_believed() -> AbstractContextManager[None]:
         return original(self, peer, message, now)
 
     return patched(Tree, "on_accept", on_accept)
+
+
+def join_in_anothers_name() -> AbstractContextManager[None]:
+    """A join that others carried is taken for the joiner's own word, whoever made it."""
+
+    def sound(self: Joins, relay: NodeId, join: TreeJoin, now: int) -> bool:
+        return True
+
+    return together(patched(Joins, "_sound", sound), place_for_a_carried_join())
+
+
+def place_for_a_carried_join() -> AbstractContextManager[None]:
+    """A join that its joiner made gives it a place, whenever and wherever it arrives, and through whomever."""
+
+    def arrived(self: Joins, relay: NodeId, join: TreeJoin, now: int) -> None:
+        self._parts.ring.learn(join.joiner)
+        self._asked(join, now)
+
+    return patched(Joins, "arrived", arrived)

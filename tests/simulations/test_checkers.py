@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from protocol.effects import Send
-from protocol.messages import Contact, Value
+from protocol.messages import Contact, Message, Routed, Value
 from protocol.signing import Seal
 from pubsub.heads import Head
-from pubsub.messages import Accepted, Committed, Promise
+from pubsub.messages import Accepted, Committed, Promise, TreeAccept, TreeJoin
 from pubsub.voter import Ballot, Voter
-from simulations.checkers import Heads, Report
+from simulations.checkers import Heads, Places, Report
 from simulations.checkers.base import MAX_VIOLATIONS
 from simulations.checkers.bounds import oversize
 from simulations.host import Host
@@ -160,3 +160,30 @@ def test_oversize_tables_are_found_wherever_they_are(court: Court) -> None:
     core.forest.counters.update((str(number), number) for number in range(101))
     assert list(oversize(core, 100)) == [("NodeCore.forest.counters", 101)]
     assert list(oversize(deque(range(7)), 6)) == [("deque", 7)]
+
+
+# ---- places in trees ----
+
+
+def test_a_place_for_who_did_not_ask_is_noticed() -> None:
+    world = World(Scenario(nodes=Nodes(count=8), applications=Applications(count=0, workers=1)), 1)
+    world.populate()
+    report = Report()
+    Places(world, report)
+    parent, *joiners = world.members[:5]
+
+    def say(host: Host, peer: Host, message: Message | Routed) -> None:
+        for tap in world.engine.taps[type(message)]:
+            tap(0, host, Send(peer.id, message))
+
+    direct, routed, carried, liar = joiners
+    world.liars[liar.id] = None
+    say(direct, parent, TreeJoin(APP, direct.contact, 5))
+    say(routed, parent, Routed(APP, routed.contact, 1, TreeJoin(APP, routed.contact, 6)))
+    say(direct, parent, Routed(APP, carried.contact, 2, TreeJoin(APP, carried.contact, 7)))
+    for joiner, attempt in ((direct, 5), (routed, 6), (liar, 8)):
+        say(parent, joiner, TreeAccept(APP, attempt, (parent.id,)))
+    assert not report.violations
+    say(parent, carried, TreeAccept(APP, 7, (parent.id,)))
+    say(parent, direct, TreeAccept(APP, 4, (parent.id,)))
+    assert [violation.rule for violation in report.violations] == ["asked-for-its-place"] * 2
