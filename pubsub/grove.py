@@ -140,7 +140,7 @@ class Grove:
             if head.round > self.base.round:
                 self.rendezvous.calm()
             self.head = head
-            self.tree.head = head.outline()
+            self.tree.follow(head.outline())
         self.epoch = max(self.epoch, head.epoch)
 
     @property
@@ -181,7 +181,7 @@ class Grove:
         self.waves.stop()
         self.throne.retire(self.epoch)
         self.rendezvous.forget()
-        self.tree.wanted = False
+        self.tree.linger()
         self._forest.out.set_timer(("tree.linger", self.app), now + self._forest.config.linger)
 
     # ---- membership -------------------------------------------------------------------------------------------------
@@ -199,11 +199,11 @@ class Grove:
 
     def first_life(self) -> None:
         """The durable mark of membership was made in this life: no earlier one took part in anything."""
-        self.waves.amnesia = False
+        self.waves.doubt(False)
 
     def unmarked(self) -> None:
         """Nothing durable says yet that this node takes part: until something does, it sits the next wave out."""
-        self.waves.amnesia = True
+        self.waves.doubt(True)
 
     def takes(self, message: TreeJoin) -> bool:
         """Does this node answer a join that passes by?"""
@@ -315,7 +315,7 @@ class Grove:
         elif (
             now - child.told >= self._forest.config.answer_wait
         ):  # it asks after a beat; who asks in between is a flood
-            child.told = now
+            child.caught_up(now)
             self._catch_up(peer, None, now)
 
     def peer_dead(self, peer: NodeId, why: str, now: int) -> None:

@@ -112,12 +112,13 @@ class Proposer:
 
     # ---- phase 1 ----------------------------------------------------------------------------------------------------
 
-    def stand(self, known: Head, now: int) -> None:
-        """Become a candidate.  ``known``, the newest head proven to be committed or the genesis, tells whom to ask."""
+    def stand(self, known: Head, now: int, beyond: int = 0) -> None:
+        """Become a candidate in an epoch ``beyond`` all that were heard of.  ``known``, the newest head proven to be
+        committed or the genesis, tells whom to ask."""
         if self.phase is not Phase.IDLE:
             return
         self.phase = Phase.PREPARING
-        self.epoch = max(self.epoch, known.epoch) + 1
+        self.epoch = max(self.epoch, known.epoch, beyond) + 1
         self._known, self._best = known, None
         self._tally, self._refused = Tally(), {}
         self._begin(now)

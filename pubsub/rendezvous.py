@@ -279,8 +279,7 @@ class Rendezvous:
         self._forest.out.cancel_timer(("tree.search", self._grove.app))
         grove = self._grove
         if not grove.finished and grove.proposer.phase is Phase.IDLE and self._is_ours(now):
-            grove.proposer.epoch = max(grove.proposer.epoch, grove.epoch)
-            grove.proposer.stand(grove.base, now)
+            grove.proposer.stand(grove.base, now, beyond=grove.epoch)
 
     def later(self, now: int) -> None:
         """Look once more after a growing, random pause, so that two candidates do not chase each other."""

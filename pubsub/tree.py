@@ -49,6 +49,9 @@ class Child:
         self.told = -(1 << 62)
         """When it was last sent all that it had missed, ns."""
 
+    def caught_up(self, now: int) -> None:
+        self.told = now
+
 
 class Tree:
     """Membership of this node in the tree of ``app``."""
@@ -117,6 +120,20 @@ class Tree:
     def asks(self, attempt: int) -> bool:
         """Is the join named ``attempt`` under way?"""
         return self.joining and attempt == self._attempt
+
+    # ---- what this node asks with ------------------------------------------------------------------------------------
+
+    def follow(self, head: Head) -> None:
+        """The newest committed head, in outline: a new parent sends what came later."""
+        self.head = head
+
+    def handed_in(self, wave: WaveId) -> None:
+        """The last wave that is over for this node: whoever is its parent by then does not wait for it."""
+        self.sent_wave = wave
+
+    def linger(self) -> None:
+        """All is over: it stays only as long as there are children to tell."""
+        self.wanted = False
 
     # ---- joining ----------------------------------------------------------------------------------------------------
 

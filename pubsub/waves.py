@@ -386,7 +386,7 @@ class Waves:
         self._ready, self.sent = None, ready.wave
         if ready.partial is not None:
             ready = msgspec.structs.replace(ready, claims=self._stated(ready.partial, ready.wave, parent))
-        self._tree.sent_wave = ready.wave
+        self._tree.handed_in(ready.wave)
         self._margin += (now - self._complete_at + self._config.hop_margin - self._margin) // 8
         self._out.send(parent, ready)
 
@@ -397,6 +397,10 @@ class Waves:
         return tuple(
             mine if mine is not None and member == me else self._intake.claim(member) for member in partial.contributors
         )
+
+    def doubt(self, amnesia: bool) -> None:
+        """May an earlier life have taken part in waves that this one does not remember?"""
+        self.amnesia = amnesia
 
     def stop(self) -> None:
         """The application is over on this node, or this node's reign is."""
