@@ -101,6 +101,7 @@ def _describe(result: Result) -> str:
         f"{result.messages} messages, {megabytes:.1f} MB; transfers, {transferred:.1f} MB",
         f"{result.virtual_s:.0f} s of virtual time in {speed}",
         "faults: " + (", ".join(f"{kind} {count}" for kind, count in result.faults.items()) or "none"),
+        *(["lies: " + ", ".join(f"{lie} {count}" for lie, count in result.lies.items())] if result.lies else []),
         "penalties: " + (", ".join(f"{code} {count}" for code, count in result.penalties.items()) or "none"),
     ]
     lines += [

@@ -76,8 +76,8 @@ class Liar(NodeCore):
         self._next = 0
         self.overheard: deque[TreeJoin] = deque(maxlen=OVERHEARD)
         """Joins of others that passed by."""
-        self.told: dict[str, int] = {}
-        """Lie → how often it was told."""
+        self.told: dict[str, dict[NodeId, int]] = {}
+        """Lie → to whom it was told, and how often."""
 
     def handle(self, event: Event, now: int) -> list[Effect]:
         """What the node does, with its partials forged, and now and then a lie on top."""
@@ -101,13 +101,14 @@ class Liar(NodeCore):
         if not groves:
             return []
         grove, tell = self._whim.choice(groves), self._whim.choice(LIES)
-        said = tell(self, grove, now)
-        if said:
-            self._note(tell.__name__.strip("_"))
-        return [Send(peer, message) for peer, message in said if peer != self.me.id]
+        said = [(peer, message) for peer, message in tell(self, grove, now) if peer != self.me.id]
+        for peer in dict.fromkeys(peer for peer, _ in said):
+            self._note(name_of(tell), peer)
+        return [Send(peer, message) for peer, message in said]
 
-    def _note(self, lie: str) -> None:
-        self.told[lie] = self.told.get(lie, 0) + 1
+    def _note(self, lie: str, peer: NodeId) -> None:
+        told = self.told.setdefault(lie, {})
+        told[peer] = told.get(peer, 0) + 1
 
     def victims(self, grove: Grove) -> list[NodeId]:
         """Whom this node knows to have to do with the application: relatives, voters, root, contributors."""
@@ -160,7 +161,7 @@ class Liar(NodeCore):
         if grove is None or self._whim.uniform() >= FORGED:
             return effect
         forge = self._whim.choice(FORGERIES)
-        self._note(forge.__name__.strip("_"))
+        self._note(name_of(forge), effect.peer)
         return Send(effect.peer, forge(self, effect.message, grove, effect.peer))
 
     def invented(self, message: WaveUp, parent: NodeId, own: Partial) -> tuple[NodeId, Claim]:
@@ -171,6 +172,11 @@ class Liar(NodeCore):
         if self._whim.below(4):
             voucher = self.roll.voucher[:ISSUER_BYTES] + self._whim.raw(SIGNATURE_BYTES)
         return node, claim(Sealer(key, KeyedHashVerifier()), voucher, message.app, message.wave, own, parent)
+
+
+def name_of(lie: Callable[..., object]) -> str:
+    """A lie is named after its function."""
+    return lie.__name__.strip("_")
 
 
 Said = Sequence[tuple[NodeId, Message | Routed]]
@@ -227,6 +233,18 @@ def _leap(liar: Liar, grove: Grove, now: int) -> Said:
     return [(voter.id, prepare) for voter in grove.base.voters]
 
 
+def _far_leap(liar: Liar, grove: Grove, now: int) -> Said:
+    """The same, in an epoch that no history explains."""
+    prepare = Prepare(grove.app, grove.epoch + (1 << 40), liar.me)
+    return [(voter.id, prepare) for voter in grove.base.voters]
+
+
+def _false_news(liar: Liar, grove: Grove, now: int) -> Said:
+    """To its own children, who listen to it: the next round is over."""
+    head = liar.forged_head(grove, liar.leap())
+    return [(child, Committed(head)) for child in grove.tree.children]
+
+
 def _made_up(liar: Liar, grove: Grove, now: int) -> Said:
     """Descriptors by an owner whom nobody knows, and the end of an application in the name of another owner."""
     app = liar.apps.apps.get(grove.app)
@@ -262,8 +280,8 @@ def _flood(liar: Liar, grove: Grove, now: int) -> Said:
 
 
 LIES: tuple[Callable[[Liar, Grove, int], Said], ...] = (
-    _stale, _unsigned_head, _voters_record, _uninvited, _in_others_names, _repeated_joins, _leap, _made_up, _replicas,
-    _proposal, _flood,
+    _stale, _unsigned_head, _voters_record, _uninvited, _in_others_names, _repeated_joins, _leap, _far_leap,
+    _false_news, _made_up, _replicas, _proposal, _flood,
 )  # fmt: skip
 
 
@@ -304,3 +322,19 @@ def _inventions(liar: Liar, message: WaveUp, grove: Grove, parent: NodeId) -> Wa
 FORGERIES: tuple[Callable[[Liar, WaveUp, Grove, NodeId], WaveUp], ...] = (
     _junk, _siblings, _lonely_weight, _inventions,
 )  # fmt: skip
+
+KINDS = (*map(name_of, LIES), *map(name_of, FORGERIES))
+"""All lies by name."""
+
+PROVABLE: dict[str, tuple[str, ...]] = {
+    "voters_record": ("record of a head that nobody committed",),
+    "in_others_names": ("join that its joiner did not make",),
+    "far_leap": ("epoch out of reach",),
+    "false_news": ("head that nobody committed",),
+    "proposal": ("head without a right to propose it", "two heads of one order"),
+    "junk": ("a contributor that is not proven", "a value that cannot be added"),
+    "siblings": ("a contributor that is not proven",),
+    "lonely_weight": ("partial",),
+    "inventions": ("a contributor that is not proven", "contributors of an authority that nobody knows"),
+}
+"""Lies that convict whoever tells them → for what.  The others are ignored, and may be somebody's mistake."""

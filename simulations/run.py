@@ -55,6 +55,8 @@ class Result:
     running: int
     faults: dict[str, int]
     penalties: dict[str, int]
+    lies: dict[str, int]
+    """What liars said, to how many in all."""
     apps: tuple[AppResult, ...]
     violations: tuple[Violation, ...]
     violations_total: int
@@ -144,6 +146,7 @@ class Run:
             nodes=len(engine.hosts),
             running=len(world.running()),
             faults=dict(sorted((world.faults + engine.network.disturbed).items())),
+            lies=dict(sorted(self.world.lies().items())),
             penalties={code.name.lower(): count for code, count in sorted(engine.penalties.items())},
             apps=tuple(self._app(index) for index in range(len(world.submissions))),
             violations=tuple(self.report.violations),

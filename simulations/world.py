@@ -136,11 +136,19 @@ class World:
         self.faults["wrong-clock"] += len(self._clock_errors)
 
     def _corrupt(self) -> None:
-        """Some nodes lie.  What they send is no evidence of what the protocol does."""
+        """Some nodes lie.  What they send is no evidence of what the protocol does.  They are workers: whoever has no
+        part in any application has nothing to lie about."""
         stream, members = Stream(self.seed, "liars"), self.members
-        for host in stream.sample(members, round(self.scenario.faults.liars * len(members))):
+        workers = [host for index, host in enumerate(members) if index in self._names]
+        for host in stream.sample(workers, round(self.scenario.faults.liars * len(members))):
             self.liars[host.id] = self.engine.unwatched[host.id] = None
         self.faults["liar"] += len(self.liars)
+
+    def lies(self) -> Counter[str]:
+        """What liars told in their present lives, and how often."""
+        cores = (self.engine.by_id[node].core for node in self.liars)
+        told = [core.told for core in cores if isinstance(core, Liar)]
+        return Counter({lie: sum(sum(one.get(lie, {}).values()) for one in told) for lies in told for lie in lies})
 
     def _listeners(self) -> list[Host]:
         """Where an application can be submitted: the others say at once that they do not know its owner."""

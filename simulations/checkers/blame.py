@@ -1,7 +1,8 @@
 """Blame: whoever keeps to the protocol is never punished, whatever the weather; and no epoch is skipped.
 
 Both are what a liar could do to others: have them blamed, and use up their epochs.  Without liars neither may happen at
-all; with liars it is asked of the honest nodes alone.
+all; with liars it is asked of the honest nodes alone.  Of the liars it is asked that they lied, or nothing was shown,
+and that each was found out by honest nodes in each of its lies that can be proven (``liars.PROVABLE``).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from protocol.ids import AppId, NodeId, short
 from pubsub.messages import Prepare
 
 from ..host import Host
-from ..liars import Liar
+from ..liars import PROVABLE, Liar
 from ..world import World
 from .base import Report, who
 
 MANY_LIES = 20
 """Who told so many lies must have been found out."""
+OFTEN = 5
+"""A lie that can be proven, told so often to honest nodes, must have cost whoever told it: one or two may be lost."""
 
 
 class Blame:
@@ -30,8 +33,8 @@ class Blame:
         self._epochs: dict[AppId, int] = {}
         """The highest epoch for which anybody honest ever stood."""
         self._told: dict[tuple[bytes, int], None] = {}
-        self.punished: Counter[NodeId] = Counter()
-        """Liar → how often honest nodes punished it."""
+        self.punished: dict[NodeId, Counter[str]] = {}
+        """Liar → for what honest nodes punished it, and how often."""
         world.engine.tap(Penalize, self._penalize)
         world.engine.tap(Prepare, self._prepare)
 
@@ -39,20 +42,29 @@ class Blame:
         """Everything is checked as it happens."""
 
     def finish(self, now: int) -> None:
-        """Whoever lied all the time was punished for it."""
-        unpunished = [node for node in self._world.liars if not self.punished[node] and self._lied(node)]
-        names = ", ".join(map(short, unpunished[:3]))
-        text = f"{len(unpunished)} of {len(self._world.liars)} liars were never punished: {names}"
-        self._report.require(not unpunished, "liars-punished", now, text)
+        """Whoever lied was punished for it, and for each lie that can be proven."""
+        told = {node: core.told for node in self._world.liars if (core := self._liar(node)) is not None}
+        if told:
+            self._report.require(any(told.values()), "lies-told", now, f"none of {len(told)} liars ever lied")
+        for node, lies in told.items():
+            found_out = self.punished.get(node, Counter())
+            count = sum(sum(victims.values()) for victims in lies.values())
+            text = f"{short(node)} lied {count} times and was never punished"
+            self._report.require(bool(found_out) or count < MANY_LIES, "liars-punished", now, text)
+            for lie, proofs in PROVABLE.items():
+                often = sum(times for peer, times in lies.get(lie, {}).items() if peer not in self._world.liars)
+                text = f"{short(node)} told honest nodes {often} times {lie!r}, for which nobody punished it"
+                caught = any(found_out[proof] for proof in proofs)
+                self._report.require(caught or often < OFTEN, "lies-blamed", now, text)
 
-    def _lied(self, node: NodeId) -> bool:
+    def _liar(self, node: NodeId) -> Liar | None:
         core = self._world.engine.by_id[node].core
-        return isinstance(core, Liar) and sum(core.told.values()) >= MANY_LIES
+        return core if isinstance(core, Liar) else None
 
     def _penalize(self, now: int, host: Host, effect: Any) -> None:
         liars = self._world.liars
         if effect.peer in liars and host.id not in liars:
-            self.punished[effect.peer] += 1
+            self.punished.setdefault(effect.peer, Counter())[effect.detail] += 1
         if host.id in liars or effect.peer in liars or (effect.peer, effect.code) in self._told:
             return
         self._told[effect.peer, effect.code] = None

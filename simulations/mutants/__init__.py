@@ -68,6 +68,7 @@ _LIES: tuple[Plant, ...] = (
     believing.every_key_is_a_member,
     believing.join_in_anothers_name,
     believing.place_for_a_carried_join,
+    believing.forgers_unblamed,
 )
 """Looked for among liars."""
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from protocol.errors import Code
 from protocol.ids import NodeId
 from protocol.membership import Roll, Standing
+from pubsub.intake import Intake
 from pubsub.joins import Joins
 from pubsub.messages import TreeAccept, TreeJoin, WaveUp
 from pubsub.tree import Tree
@@ -36,6 +37,15 @@ def every_key_is_a_member() -> AbstractContextManager[None]:
         return Standing.MEMBER
 
     return patched(Roll, "standing", standing)
+
+
+def forgers_unblamed() -> AbstractContextManager[None]:
+    """What is not proven is not counted, and costs nobody anything."""
+
+    def blame(self: Intake, peer: NodeId, standing: Standing, now: int) -> None:
+        self._count("contributors_unproven")
+
+    return patched(Intake, "blame", blame)
 
 
 def uninvited_accept_believed() -> AbstractContextManager[None]:

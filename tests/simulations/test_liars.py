@@ -8,8 +8,9 @@ import pytest
 from protocol.effects import Penalize
 from protocol.errors import Code
 from simulations.checkers import Blame, Report
+from simulations.checkers.blame import OFTEN
 from simulations.clock import SECOND
-from simulations.liars import FORGERIES, LIES, Liar
+from simulations.liars import FORGERIES, KINDS, LIES, PROVABLE, Liar, name_of
 from simulations.scenario import Applications, Compute, Faults, Nodes, Scenario
 from simulations.world import World
 
@@ -44,8 +45,8 @@ def test_a_share_of_the_nodes_lies_in_every_way(lied: World) -> None:
     cores = liars(lied)
     assert len(cores) == 6
     told = {lie for core in cores for lie in core.told}
-    assert told >= {lie.__name__.strip("_") for lie in LIES}
-    assert told & {forge.__name__.strip("_") for forge in FORGERIES}
+    assert told >= {name_of(lie) for lie in LIES}
+    assert told & {name_of(forge) for forge in FORGERIES}
 
 
 def test_nobody_else_is_changed(lied: World) -> None:
@@ -74,10 +75,18 @@ class Bench:
         self.liars = [host for host in self.world.members if host.id in self.world.liars]
         self.honest = [host for host in self.world.members if host.id not in self.world.liars]
 
-    def blames(self, host: int, peer: bytes, *, honest: bool = True) -> None:
+    def blames(self, host: int, peer: bytes, *, honest: bool = True, why: str = "") -> None:
         source = (self.honest if honest else self.liars)[host]
         for tap in self.world.engine.taps[Penalize]:
-            tap(0, source, Penalize(peer, Code.OVERLAP))
+            tap(0, source, Penalize(peer, Code.OVERLAP, why))
+
+    def tells(self, lie: str, times: int) -> None:
+        """All liars tell ``lie`` to the first honest node."""
+        for host in self.liars:
+            core = host.core or self.world._core(host)
+            assert isinstance(core, Liar)
+            host.core = core
+            core.told[lie] = {self.honest[0].id: times}
 
     @property
     def rules(self) -> list[str]:
@@ -96,11 +105,7 @@ def test_an_honest_node_that_is_blamed_is_a_violation() -> None:
 
 def test_a_liar_that_nobody_punishes_is_a_violation() -> None:
     bench = Bench()
-    for host in bench.liars:
-        core = host.core or bench.world._core(host)
-        assert isinstance(core, Liar)
-        host.core = core
-        core.told["stale"] = 100
+    bench.tells("stale", 100)
     for host in bench.liars[1:]:
         bench.blames(0, host.id)
     bench.checker.finish(0)
@@ -108,6 +113,35 @@ def test_a_liar_that_nobody_punishes_is_a_violation() -> None:
     bench.blames(0, bench.liars[0].id)
     bench.checker.finish(0)
     assert bench.rules == ["liars-punished"]
+
+
+def test_liars_that_do_not_lie_show_nothing() -> None:
+    bench = Bench()
+    bench.tells("stale", 0)
+    for host in bench.liars:
+        assert isinstance(host.core, Liar)
+        host.core.told.clear()
+    bench.checker.finish(0)
+    assert bench.rules == ["lies-told"]
+
+
+@pytest.mark.parametrize("lie", PROVABLE)
+def test_a_lie_that_can_be_proven_is_punished_as_such(lie: str) -> None:
+    """To be punished for another is not enough."""
+    bench = Bench()
+    bench.tells(lie, OFTEN)
+    for host in bench.liars:
+        bench.blames(0, host.id, why="something else")
+    bench.checker.finish(0)
+    assert bench.rules == ["lies-blamed"] * len(bench.liars)
+    for host in bench.liars:
+        bench.blames(0, host.id, why=PROVABLE[lie][0])
+    bench.checker.finish(0)
+    assert bench.rules == ["lies-blamed"] * len(bench.liars)
+
+
+def test_every_lie_that_can_be_proven_is_one_that_is_told() -> None:
+    assert PROVABLE.keys() <= set(KINDS)
 
 
 def test_a_world_without_liars_asks_for_no_punishment() -> None:
