@@ -7,7 +7,8 @@ Versions (ABI) differ, and the filter on system calls (:mod:`fl.learn.syscalls`)
 name before 3, devices before 5, signals before 6.  No version confines changes of mode, owner, times or attributes; the
 filter denies them everywhere.  Without Landlock it denies all opening for writing, and reading is not confined at all.
 
-What lies below a readable directory is open to every application.  Whoever has secrets asks :func:`exposed` first.
+What lies below a readable directory is open to every application: an environment's prefix is one, and where Python is
+the system's so are the libraries of the system.  Whoever has secrets asks :func:`exposed` first.
 """
 
 from __future__ import annotations
@@ -30,17 +31,34 @@ _NET_RIGHTS = 0b11
 _SCOPES = 0b11
 
 
+_SHARED = (Path("/usr"), Path("/usr/local"), Path("/"))
+"""Prefixes under which a Python of the system lies among everything else: only their libraries are its own."""
+_LIBRARIES = ("lib", "lib64")
+# What glibc, OpenMP, oneDNN and joblib ask about the machine, and a process about itself.  Not all of /proc/self, in
+# which there are the connections of the machine and its mounts, nor of the control groups, which name all processes.
+_SYSTEM = (
+    "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/usr/share/locale/locale.alias",
+    "/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/fs/cgroup/cpu.max",
+    "/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us",
+)  # fmt: skip
+_OF_ITSELF = ("maps", "stat", "statm", "status", "cmdline", "comm", "auxv", "fd")
+
+
 def python_paths() -> list[Path]:
     """What an interpreter reads to import packages: itself, its libraries, ours, and what glibc asks the system."""
     own = Path(__file__).resolve().parents[1]
-    base = [Path(sys.base_prefix), Path(sys.prefix), *map(Path, sysconfig.get_paths().values())]
+    base = [path for prefix in (sys.base_prefix, sys.prefix, "/usr", "/usr/local") for path in _below(Path(prefix))]
+    base += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     # The first entry is where the program lies that was started, unless it is left out (safe_path, as in workers).
     imported = sys.path if sys.flags.safe_path else sys.path[1:]
     base += [Path(path) for path in imported if Path(path) not in (Path(), own.parent)]
     base += [own, own.parent / "protocol"]  # in a checkout, the rest of it may be anything
-    system = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/proc/self"]
-    system += ["/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/fs/cgroup"]
-    return list(dict.fromkeys(base + [Path(name) for name in system]))
+    base += map(Path, _SYSTEM)
+    return list(dict.fromkeys([*base, *(Path("/proc/self") / name for name in _OF_ITSELF)]))
+
+
+def _below(prefix: Path) -> list[Path]:
+    return [prefix / name for name in _LIBRARIES] if prefix in _SHARED else [prefix]
 
 
 def exposed(path: Path, readable: Iterable[Path] | None = None) -> Path | None:

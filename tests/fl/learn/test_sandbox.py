@@ -175,3 +175,16 @@ def test_what_lies_below_a_readable_directory_is_exposed(tmp_path: Path) -> None
     assert landlock.exposed(Path(sys.prefix) / "mycelia") is not None
     assert landlock.exposed(tmp_path) is None
     assert landlock.exposed(ROOT / "state") is None
+
+
+@pytest.mark.parametrize("prefix", ["/usr", "/usr/local"])
+def test_of_a_python_among_everything_else_the_libraries_alone_are_readable(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "base_prefix", prefix)
+    readable = landlock.python_paths()
+    for path in ("bin", "share/doc", "etc", "src", "sbin", "include"):
+        assert landlock.exposed(Path(prefix) / path, readable) is None
+    assert landlock.exposed(Path(prefix) / "lib" / "python3.11" / "os.py", readable) == Path(prefix) / "lib"
+    monkeypatch.setattr(sys, "base_prefix", "/opt/python")
+    assert landlock.exposed(Path("/opt/python/share"), landlock.python_paths()) == Path("/opt/python")
