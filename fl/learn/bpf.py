@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import struct
 
-from .syscalls import CHECKED, HIDDEN, NEWEST, Machine, Rule, allowed, numbers, rules
+from .arguments import Rule, rules
+from .syscalls import CHECKED, HIDDEN, NEWEST, Machine, allowed, numbers
 
 ALLOW, REFUSE, KILL, NOTIFY = 0x7FFF0000, 0x00050000, 0x80000000, 0x7FC00000
 """What a program returns; to REFUSE the error number is added."""
@@ -26,8 +27,10 @@ def program(machine: Machine, pid: int, *, confined: bool) -> bytes:
     code = _prologue(machine)
     for number in numbers(machine, HIDDEN).values():
         code += [_op(_EQUAL, number, 0, 1), _op(_RETURN, REFUSE | errno.ENOSYS)]
-    checked = rules(pid, confined=confined)
+    checked = rules(machine, pid, confined=confined)
     for name, number in numbers(machine, CHECKED).items():
+        if name not in checked:  # as if it were not listed
+            continue
         body = [op for rule in checked[name] for op in _check(rule)]
         code += [_op(_EQUAL, number, 0, len(body) + 1), *body, _op(_RETURN, ALLOW)]
     for number in sorted(allowed(machine, confined=confined)):

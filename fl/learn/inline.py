@@ -201,7 +201,7 @@ def _remedy(error: BaseException, text: str) -> str:
         return ""
     if "DataLoader" in text or "multiprocessing" in text or "/joblib/" in text:
         return "a worker is one process: load and train in it (num_workers=0 of a DataLoader, n_jobs=1)"
-    return "in a worker there are no network, no processes and no files but temporary ones"
+    return "in a worker there are no network, no processes, no shared memory and no files but temporary ones"
 
 
 _OWN = __file__.rpartition("/")[0] + "/"

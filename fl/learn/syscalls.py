@@ -4,10 +4,10 @@ The list was found by tracing real training (torch with OpenMP, oneDNN and JIT k
 temporary files) and reading what libc falls back to.  It is data; :mod:`fl.learn.bpf` makes a filter of it, and
 :mod:`fl.learn.sandbox` installs that.
 
-Numbers are (x86_64, aarch64); None where an architecture never had the call.  Some calls are allowed for some values of
-one argument alone (:class:`Rule`).  The kernel takes 32 bits of each of those arguments, so 32 bits are compared,
-except of a pointer.  A call that hides its arguments in memory cannot be checked and does not exist (ENOSYS): libc then
-makes the older one.  The same holds for calls that are newer than this list.  All others fail with EPERM.
+Numbers are (x86_64, aarch64); None where an architecture never had the call.  Calls with flags or commands are allowed
+for some of them alone (:mod:`fl.learn.arguments`).  A call that hides its arguments in memory cannot be checked and
+does not exist (ENOSYS): libc then makes the older one.  The same holds for calls that are newer than this list.  All
+others fail with EPERM.
 
 What is missing is missing on purpose, among it: sockets and io_uring; programs and processes; tracing, and the memory
 or descriptors of others (``process_vm_readv``, ``pidfd_getfd``); ``sendmsg``, which passes descriptors, and
@@ -18,47 +18,41 @@ affinity of anybody but itself; namespaces, mounts, keys, kernel modules, BPF.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from typing import NamedTuple
 
 Numbers = dict[str, tuple[int | None, int | None]]
 
 MEMORY: Numbers = {
-    "brk": (12, 214), "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216),
-    "madvise": (28, 233), "mincore": (27, 232), "msync": (26, 227), "membarrier": (324, 283), "mlock": (149, 228),
+    "brk": (12, 214), "munmap": (11, 215), "mincore": (27, 232), "msync": (26, 227), "mlock": (149, 228),
     "munlock": (150, 229),
 }  # fmt: skip
-"""Its own address space.  PROT_EXEC too: libraries are loaded late, and oneDNN writes its kernels itself."""
+"""Its own address space, but for what is checked below."""
 OPENED: Numbers = {
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
     "pwrite64": (18, 68), "preadv": (295, 69), "pwritev": (296, 70), "lseek": (8, 62), "fstat": (5, 80),
-    "fsync": (74, 82), "fdatasync": (75, 83), "ftruncate": (77, 46), "fallocate": (285, 47), "fadvise64": (221, 223),
-    "readahead": (187, 213), "sendfile": (40, 71), "copy_file_range": (326, 285), "flock": (73, 32), "close": (3, 57),
-    "close_range": (436, 436), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "pipe": (22, None),
-    "pipe2": (293, 59), "eventfd2": (290, 19), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
-    "epoll_wait": (232, None), "epoll_pwait": (281, 22), "poll": (7, None), "ppoll": (271, 73), "select": (23, None),
-    "pselect6": (270, 72), "timerfd_create": (283, 85), "timerfd_settime": (286, 86), "timerfd_gettime": (287, 87),
+    "fsync": (74, 82), "fdatasync": (75, 83), "ftruncate": (77, 46), "readahead": (187, 213), "sendfile": (40, 71),
+    "flock": (73, 32), "close": (3, 57), "dup": (32, 23), "dup2": (33, None), "pipe": (22, None),
+    "epoll_ctl": (233, 21), "epoll_wait": (232, None), "epoll_pwait": (281, 22), "poll": (7, None),
+    "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72), "timerfd_gettime": (287, 87),
 }  # fmt: skip
 """Descriptors that it has; opening is checked below, and by Landlock."""
 LOOKED_UP: Numbers = {
-    "stat": (4, None), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291), "access": (21, None),
-    "faccessat": (269, 48), "faccessat2": (439, 439), "readlink": (89, None), "readlinkat": (267, 78),
-    "statfs": (137, 43), "fstatfs": (138, 44), "getdents": (78, None), "getdents64": (217, 61), "getcwd": (79, 17),
-    "chdir": (80, 49), "fchdir": (81, 50), "umask": (95, 166),
+    "stat": (4, None), "lstat": (6, None), "access": (21, None), "faccessat": (269, 48), "readlink": (89, None),
+    "readlinkat": (267, 78), "statfs": (137, 43), "fstatfs": (138, 44), "getdents": (78, None),
+    "getdents64": (217, 61), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "umask": (95, 166),
 }  # fmt: skip
 """Paths that are asked for and not changed: imports look for thousands of files."""
 CHANGED: Numbers = {
-    "creat": (85, None), "unlink": (87, None), "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38),
-    "renameat2": (316, 276), "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None),
+    "creat": (85, None), "unlink": (87, None), "rename": (82, None), "renameat": (264, 38), "mkdir": (83, None),
+    "mkdirat": (258, 34), "rmdir": (84, None),
 }  # fmt: skip
 """Paths that are changed: where Landlock confines that to the scratch directory, and nowhere without it."""
 THREADS: Numbers = {
-    "futex": (202, 98), "futex_waitv": (449, 449), "set_robust_list": (273, 99), "get_robust_list": (274, 100),
-    "set_tid_address": (218, 96), "rseq": (334, 293), "sched_yield": (24, 124), "sched_getaffinity": (204, 123),
-    "sched_getparam": (143, 121), "sched_getscheduler": (145, 120), "sched_get_priority_max": (146, 125),
-    "sched_get_priority_min": (147, 126), "getpriority": (140, 141), "getcpu": (309, 168), "exit": (60, 93),
-    "exit_group": (231, 94), "restart_syscall": (219, 128),
+    "set_robust_list": (273, 99), "set_tid_address": (218, 96), "rseq": (334, 293), "sched_yield": (24, 124),
+    "sched_getaffinity": (204, 123), "sched_getparam": (143, 121), "sched_getscheduler": (145, 120),
+    "sched_get_priority_max": (146, 125), "sched_get_priority_min": (147, 126), "getcpu": (309, 168),
+    "exit": (60, 93), "exit_group": (231, 94), "restart_syscall": (219, 128),
 }  # fmt: skip
 """Threads and their locks (OpenMP, BLAS, ``threading``); reading, not setting, how they are scheduled."""
 SIGNALS: Numbers = {
@@ -68,28 +62,32 @@ SIGNALS: Numbers = {
 }  # fmt: skip
 """Signals to itself."""
 CLOCKS: Numbers = {
-    "clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115), "nanosleep": (35, 101),
-    "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153), "getrusage": (98, 165),
+    "nanosleep": (35, 101), "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153),
+    "getrusage": (98, 165),
 }  # fmt: skip
 """Time, and its own use of it."""
 ITSELF: Numbers = {
     "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174), "geteuid": (107, 175),
     "getgid": (104, 176), "getegid": (108, 177), "getgroups": (115, 158), "getresuid": (118, 148),
-    "getresgid": (120, 150), "getpgrp": (111, None), "getpgid": (121, 155), "getsid": (124, 156), "uname": (63, 160),
-    "sysinfo": (99, 179), "getrandom": (318, 278), "getrlimit": (97, 163), "setrlimit": (160, 164),
-    "capget": (125, 90), "wait4": (61, 260), "waitid": (247, 95),
+    "getresgid": (120, 150), "getpgrp": (111, None), "uname": (63, 160), "sysinfo": (99, 179), "getrlimit": (97, 163),
+    "setrlimit": (160, 164), "wait4": (61, 260), "waitid": (247, 95),
 }  # fmt: skip
 """Who and where it is; limits of its own, which only go down."""
-CONNECTION: Numbers = {
-    "recvfrom": (45, 207), "recvmsg": (47, 212), "shutdown": (48, 210),
-}  # fmt: skip
-"""The one connection to its daemon.  It may receive descriptors and never send one: no ``sendmsg``."""
 CHECKED: Numbers = {
-    "open": (2, None), "openat": (257, 56), "clone": (56, 220), "fcntl": (72, 25), "ioctl": (16, 29),
-    "prctl": (157, 167), "arch_prctl": (158, None), "kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261),
-    "sched_setaffinity": (203, 122), "setpriority": (141, 140), "sendto": (44, 206),
+    "futex": (202, 98), "mmap": (9, 222), "mprotect": (10, 226), "madvise": (28, 233), "mremap": (25, 216),
+    "openat": (257, 56), "open": (2, None), "newfstatat": (262, 79), "statx": (332, 291), "fcntl": (72, 25),
+    "ioctl": (16, 29), "clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115),
+    "sendto": (44, 206), "recvmsg": (47, 212), "faccessat2": (439, 439), "clone": (56, 220), "prctl": (157, 167),
+    "arch_prctl": (158, None), "membarrier": (324, 283), "getrandom": (318, 278), "kill": (62, 129),
+    "tgkill": (234, 131), "prlimit64": (302, 261), "sched_setaffinity": (203, 122), "setpriority": (141, 140),
+    "getpriority": (140, 141), "getpgid": (121, 155), "getsid": (124, 156), "fallocate": (285, 47),
+    "fadvise64": (221, 223), "copy_file_range": (326, 285), "close_range": (436, 436), "dup3": (292, 24),
+    "pipe2": (293, 59), "eventfd2": (290, 19), "epoll_create1": (291, 20), "timerfd_create": (283, 85),
+    "timerfd_settime": (286, 86), "unlinkat": (263, 35), "renameat2": (316, 276),
 }  # fmt: skip
-"""Allowed for the arguments in ``RULES``."""
+"""Allowed for some of their arguments (:func:`fl.learn.arguments.rules`), the commonest first, as a filter compares in
+this order.  The one connection to its daemon is among them: a worker may receive descriptors and never send one, so
+there is no ``sendmsg``."""
 HIDDEN: Numbers = {
     "clone3": (435, 435), "openat2": (437, 437), "epoll_pwait2": (441, 441), "fchmodat2": (452, 452),
     "map_shadow_stack": (453, 453),
@@ -97,17 +95,6 @@ HIDDEN: Numbers = {
 """What they do is in memory, out of a filter's sight, or they are new and have an older form: ENOSYS."""
 NEWEST = 462
 """Beyond it are calls that this list does not know yet: ENOSYS, as on a kernel without them."""
-
-
-class Rule(NamedTuple):
-    """The call is allowed when ``argument & mask`` is one of ``values``."""
-
-    argument: int
-    """Position, from 0."""
-    values: tuple[int, ...]
-    mask: int = 0xFFFFFFFF
-    whole: bool = False
-    """Whether all 64 bits of it count, as of a pointer.  Only for the value 0."""
 
 
 class Machine(NamedTuple):
@@ -124,55 +111,10 @@ MACHINES = {
     "aarch64": Machine(0xC00000B7, 1, 0x40000000),
 }
 
-# Exactly what pthread_create asks for, in glibc and in musl: a thread, and no new namespace.
-_THREAD = (0x3D0F00, 0x7D0F00)
-# Duplicates, flags, locks and seals of a descriptor.  Not F_SETOWN, F_SETSIG, F_SETOWN_EX: by these the kernel sends
-# signals to other processes.  Not F_SETLEASE and F_NOTIFY either.
-_FCNTL = (
-    fcntl.F_DUPFD, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL, fcntl.F_GETLK, fcntl.F_SETLK,
-    fcntl.F_SETLKW, fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW, fcntl.F_DUPFD_CLOEXEC,
-    fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS, fcntl.F_GETPIPE_SZ,
-)  # fmt: skip
-# Is it a terminal (TCGETS, TCGETS2), its size (TIOCGWINSZ), bytes to read (FIONREAD), blocking (FIONBIO), close on
-# exec.
-_IOCTL = (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-# Name of a thread (set, get), whether core dumps are made, names of mappings (allocators).
-_PRCTL = (15, 16, 3, 0x53564D41)
-# Which parts of the vector unit may be used: oneDNN asks for AMX.
-_ARCH_PRCTL = (0x1021, 0x1022, 0x1023)
-# Access mode and O_TRUNC.  Truncating without writing, and the mode that is neither reading nor writing, are not seen
-# by Landlock before its third version.
-_ACCESS, _TRUNCATE, _CREATE = 0b11, 0x200, 0x40
-_READ, _WRITE, _BOTH = 0, 1, 2
-_CONFINED = (_READ, _WRITE, _BOTH, _WRITE | _TRUNCATE, _BOTH | _TRUNCATE)
-
-
-def rules(pid: int, *, confined: bool) -> dict[str, tuple[Rule, ...]]:
-    """Of the checked calls, for the process ``pid``.  Without Landlock (not ``confined``) files are opened for reading
-    alone."""
-    here = (0, pid)
-    modes, mask = (_CONFINED, _ACCESS | _TRUNCATE) if confined else ((_READ,), _ACCESS | _TRUNCATE | _CREATE)
-    return {
-        "open": (Rule(1, modes, mask),),
-        "openat": (Rule(2, modes, mask),),
-        "clone": (Rule(0, _THREAD),),
-        "fcntl": (Rule(1, _FCNTL),),
-        "ioctl": (Rule(1, _IOCTL),),
-        "prctl": (Rule(0, _PRCTL),),
-        "arch_prctl": (Rule(0, _ARCH_PRCTL),),
-        "kill": (Rule(0, (pid,)),),
-        "tgkill": (Rule(0, (pid,)),),
-        "prlimit64": (Rule(0, here),),
-        "sched_setaffinity": (Rule(0, here),),
-        "setpriority": (Rule(0, (0,)), Rule(1, here)),
-        # To nobody but whom it is connected to.
-        "sendto": (Rule(4, (0,), whole=True),),
-    }
-
 
 def allowed(machine: Machine, *, confined: bool) -> Iterator[int]:
     """Numbers of the calls that are allowed whatever their arguments."""
-    groups = [MEMORY, OPENED, LOOKED_UP, THREADS, SIGNALS, CLOCKS, ITSELF, CONNECTION]
+    groups = [MEMORY, OPENED, LOOKED_UP, THREADS, SIGNALS, CLOCKS, ITSELF]
     for group in [*groups, CHANGED] if confined else groups:
         yield from numbers(machine, group).values()
 

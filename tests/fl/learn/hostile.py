@@ -22,7 +22,9 @@ import struct
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +81,50 @@ def processes(victim: int) -> Attempts:
     yield "mount", lambda: call("mount", b"none", b".", b"tmpfs", 0, 0)
 
 
-def changes(file: Path, attempts: str) -> Attempts:
-    """All that changes ``file`` without opening it for writing."""
-    descriptor = os.open(file, os.O_PATH)
+def flags(pair: socket.socket, victim: int) -> Attempts:
+    """Calls that are allowed, with flags and commands that are not."""
+    own, buffer, page = pair.fileno(), ctypes.create_string_buffer(4096), mmap.PAGESIZE
+    for name, flag in (
+        ("out of band", 0x1),
+        ("without a copy", 0x4000000),
+        ("fast open", 0x20000000),
+        ("more", 0x8000),
+    ):
+        yield f"send {name}", partial(call, "sendto", own, b"x", 1, flag, 0, 0)
+    for name, flag in (("out of band", 0x1), ("errors", 0x2000), ("a look", 0x2)):
+        yield f"receive {name}", partial(call, "recvmsg", own, buffer, flag | 0x40)
+    yield "receive plainly", lambda: call("recvfrom", own, buffer, 1, 0x40, 0, 0)
+    yield "shared memory without a file", lambda: mmap.mmap(-1, page)
+    for name, flag in (("huge", 0x40022), ("locked", 0x2022), ("growing down", 0x122)):
+        yield f"map {name}", partial(call, "mmap", 0, page, 3, flag, -1, 0)
+    private = mmap.mmap(-1, page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    place = ctypes.addressof(ctypes.c_char.from_buffer(private))
+    yield "map twice", lambda: call("mremap", place, page, page, 5, 0)
+    for name, advice in (("merge", 12), ("punch", 9), ("page out", 21), ("poison", 100)):
+        yield f"advise to {name}", partial(call, "madvise", place, page, advice)
+    yield "barrier of all", lambda: call("membarrier", 1, 0, 0)
+    yield "lend a priority", lambda: call("futex", buffer, 6, 0, 0, 0, 0)
+    yield "wait for many", lambda: call("futex_waitv", buffer, 1, 0, 0, 0)
+    yield "locks of another", lambda: call("get_robust_list", victim, buffer, buffer)
+    yield "descriptors of one thread", lambda: call("close_range", 250, 251, 2)
+    for name, flag in (("packets", 0x4000), ("notifications", 0x80)):
+        yield f"pipe of {name}", partial(call, "pipe2", buffer, flag)
+    yield "timer that wakes", lambda: call("timerfd_create", 8, 0)
+    yield "drain randomness", lambda: call("getrandom", buffer, 1, 2)
+    yield "clock of another", lambda: call("clock_gettime", ctypes.c_int(~victim << 3 | 2), buffer)
+    yield "group of another", lambda: os.getpgid(victim)
+    yield "session of another", lambda: os.getsid(victim)
+    yield "priority of another", lambda: os.getpriority(os.PRIO_PROCESS, victim)
+    yield "seal", lambda: fcntl.fcntl(own, 1033, 1)
+    for name, flag in (("path", os.O_PATH), ("async", 0x2000), ("direct", os.O_DIRECT), ("untimed", os.O_NOATIME)):
+        yield f"open {name}", partial(os.open, sys.executable, os.O_RDONLY | flag)
+    yield "punch a hole", lambda: call("fallocate", own, 3, 0, page)
+    for name, flag in (("exchange", 2), ("leave a device", 4)):
+        yield name, partial(call, "renameat2", -100, b"a", -100, b"b", flag)
+
+
+def changes(file: Path, descriptor: int, attempts: str) -> Attempts:
+    """All that changes ``file`` without opening it for writing; ``descriptor`` is of its path."""
     through = f"/proc/self/fd/{descriptor}"
     yield f"chmod {attempts}", lambda: file.chmod(0o777)
     yield f"chmod {attempts} by descriptor", lambda: os.chmod(through, 0o777)  # noqa: PTH101
@@ -106,6 +149,25 @@ def reads(secret: Path, victim: int) -> Attempts:
     yield "read: through a link", lambda: Path("link").symlink_to(secret)
     yield "read: another process", Path(f"/proc/{victim}/environ").read_bytes
     yield "read: the passwords", Path("/etc/passwd").read_bytes
+    for path in (
+        "/proc/self/net/tcp", "/proc/self/net/unix", f"/proc/self/task/{os.getpid()}/net/tcp", "/proc/self/mountinfo",
+        "/proc/self/mounts", "/proc/self/cgroup", "/proc/self/environ", "/proc/self/smaps", "/proc/version",
+        "/proc/self/root/etc/passwd", "/proc/self/cwd/../secret",
+    ):  # fmt: skip
+        yield f"read: {path}", Path(path).read_bytes
+    for path in (
+        "/",
+        "/proc",
+        "/proc/self",
+        "/usr",
+        "/usr/bin",
+        "/usr/share",
+        "/usr/sbin",
+        "/etc",
+        "/var",
+        "/sys/fs/cgroup",
+    ):
+        yield f"read: what is in {path}", partial(os.listdir, path)
 
 
 def memory() -> Attempts:
@@ -123,7 +185,13 @@ def honest(scratch: Path) -> Attempts:
         worker.join()
 
     def mapped() -> None:
-        mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)[:1] = b"x"
+        protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+        mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=protection)[:1] = b"x"
+
+    def shared() -> None:
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            os.posix_fallocate(file.fileno(), 0, 4096)
+            mmap.mmap(file.fileno(), 4096)[:1] = b"x"
 
     def unnamed() -> None:
         with tempfile.TemporaryFile(dir=scratch) as file:
@@ -134,7 +202,12 @@ def honest(scratch: Path) -> Attempts:
     yield "honest: nice", lambda: os.nice(1)
     yield "honest: affinity", lambda: os.sched_setaffinity(0, os.sched_getaffinity(0))
     yield "honest: kernels", mapped
+    yield "honest: clocks", lambda: (time.thread_time(), time.process_time())
+    yield "honest file: mapped", shared
     yield "honest: random", lambda: os.urandom(4)
+    for path in ("/proc/self/maps", "/proc/self/status", "/proc/cpuinfo", "/proc/meminfo"):
+        yield f"honest: {path}", Path(path).read_bytes
+    yield "honest: own descriptors", lambda: list(Path("/proc/self/fd").iterdir())
     yield "honest: import", lambda: __import__("xmlrpc.client")
     yield "honest: terminal", lambda: os.isatty(0)
     yield "honest file: null", lambda: Path(os.devnull).write_text("x")
@@ -147,14 +220,15 @@ def main() -> None:
     directory, victim, newest = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     scratch, secret, library = directory / "scratch", directory / "secret", directory / "library" / "text"
     listener, (pair, _other) = socket.socket(socket.AF_UNIX), socket.socketpair()
+    of_secret, of_library = os.open(secret, os.O_PATH), os.open(library, os.O_PATH)
     os.chdir(scratch)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
     version = sandbox.enclose(scratch, newest=newest)
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
     outcome = {}
     for attempts in (
-        network(listener, pair), processes(victim), changes(secret, "the secret"), changes(library, "a library"),
-        reads(secret, victim), memory(), honest(scratch),
+        network(listener, pair), processes(victim), flags(pair, victim), changes(secret, of_secret, "the secret"),
+        changes(library, of_library, "a library"), reads(secret, victim), memory(), honest(scratch),
     ):  # fmt: skip
         for name, attempt in attempts:
             try:
