@@ -156,8 +156,9 @@ async def _connected(
 def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, asyncio.IncompleteReadError):
-        return "it closed the connection"
+    if isinstance(error, asyncio.IncompleteReadError | ConnectionResetError | ConnectionAbortedError):
+        # The latter two come without a text when the other side hangs up in the middle of the handshake.
+        return "it closed the connection, as an issuer does for a minute when too many joins from one address failed"
     if isinstance(error, ssl.SSLError):
         return f"no TLS ({error.reason or error})"
-    return str(getattr(error, "strerror", "") or error)
+    return str(getattr(error, "strerror", "") or error) or type(error).__name__

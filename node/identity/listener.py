@@ -179,17 +179,11 @@ class JoinListener:
     async def _serve(self, connection: socket.socket, host: str) -> None:
         try:
             async with asyncio.timeout(DEADLINE):
-                answer = await self._converse(connection, host)
+                await self._converse(connection, host)
         except (OSError, asyncio.IncompleteReadError) as error:
             log.info("a joiner at %s went away or took too long: %s", host, error)
-        except PeerError as error:
-            log.info("a joiner at %s sent nonsense: %s", host, error)
-            self._failures.count(host, time.monotonic())
-        else:
-            if isinstance(answer, Refused) and answer.reason != Reason.UNAVAILABLE:
-                self._failures.count(host, time.monotonic())
 
-    async def _converse(self, connection: socket.socket, host: str) -> Answer:
+    async def _converse(self, connection: socket.socket, host: str) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=MAX_QUESTION)
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -205,17 +199,26 @@ class JoinListener:
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
             async with asyncio.timeout_at(in_time.when()):
-                question = await read_question(reader)
-            answer = await self._answer(question, host)
+                question = await self._question(reader, host)
+            answer = question if isinstance(question, Refused) else await self._answer(question, host)
+            if isinstance(answer, Refused) and answer.reason != Reason.UNAVAILABLE:
+                self._failures.count(host, time.monotonic())
             writer.write(pack(answer))
             await writer.drain()
             writer.close()
             # The joiner may hang up as soon as it has its answer.
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-            return answer
         finally:
             transport.abort()
+
+    async def _question(self, reader: asyncio.StreamReader, host: str) -> Question | Refused:
+        """Who asks what nobody can read, perhaps a joiner of another version, is told so."""
+        try:
+            return await read_question(reader)
+        except PeerError as error:
+            log.info("a joiner at %s sent nonsense: %s", host, error)
+            return Refused(Reason.MALFORMED)
 
     async def _answer(self, question: Question, host: str) -> Answer:
         if isinstance(question, AskFabric):

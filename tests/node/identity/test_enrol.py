@@ -265,7 +265,7 @@ def test_a_silent_server_does_not_hold_a_joiner_up() -> None:
     asyncio.run(main())
 
 
-def test_strangers_that_talk_nonsense_are_hung_up_on_and_the_next_one_is_served() -> None:
+def test_strangers_that_talk_nonsense_are_told_so_once_and_the_next_one_is_served() -> None:
     async def scenario(issuer: Issuer) -> None:
         for raw in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(600), b"\x16\x03\x01\x01\x00" + b"A" * 256):
             reader, writer = await asyncio.open_connection("127.0.0.1", issuer.port)
@@ -281,7 +281,9 @@ def test_strangers_that_talk_nonsense_are_hung_up_on_and_the_next_one_is_served(
             len(body).to_bytes(4, "big") + body,
             (400).to_bytes(4, "big") + b"\xc1" * 400,
         ):
-            assert await ask(issuer.port, raw) is None
+            answer = await ask(issuer.port, raw)
+            assert isinstance(answer, Refused)
+            assert answer.reason == Reason.MALFORMED
         await join(await issuer.invitation(), Key.generate(), NOW)
 
     run(scenario)
@@ -307,10 +309,30 @@ def test_an_address_that_keeps_failing_is_not_answered_any_more(monkeypatch: pyt
         guess = AskEndorsement(b"g" * 16, Key.generate().public_key, bytes(64))
         for _ in range(3):
             assert isinstance(await ask(issuer.port, guess), Refused)
-        with pytest.raises(TransportError):
+        with pytest.raises(TransportError, match="too many joins from one address failed"):
             await join(await issuer.invitation(), Key.generate(), NOW)
 
     run(scenario)
+
+
+@pytest.mark.parametrize("hears", [0, 1])
+def test_a_joiner_that_is_hung_up_on_says_so(hears: int) -> None:
+    """Without a word, before the handshake or in the middle of it."""
+
+    async def main() -> None:
+        async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if hears:
+                await reader.read(1 << 16)
+            writer.close()
+
+        server = await asyncio.start_server(rude, "127.0.0.1", 0)
+        async with server:
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            invitation = Invitation(bytes(32), 1, Contact(bytes(16), (address,)), (), b"s" * 16, NOW + 60)
+            with pytest.raises(TransportError, match=f"{address}: it closed the connection"):
+                await join(invitation, Key.generate(), NOW)
+
+    asyncio.run(main())
 
 
 def test_seventy_slow_questions_from_one_address_keep_nobody_out() -> None:
