@@ -9,6 +9,7 @@ be dialled back are left to them: only they could open them again.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,8 +62,10 @@ class LinkConfig:
 
 REVOKED = "membership revoked"
 """Why a peer is refused for good; it is told."""
-MAX_DISOWNED = 64
-"""Peers that are remembered for having said so of this node."""
+MAX_REFUSALS = 64
+"""Peers that are remembered for having refused this node."""
+
+log = logging.getLogger("mycelia.node.links")
 
 
 def _ignore(*_: object) -> None:
@@ -99,8 +102,8 @@ class LinkManager:
         self._links: dict[NodeId, Link] = {}
         self._active: OrderedDict[NodeId, float] = OrderedDict()
         self._revoked: dict[NodeId, None] = {}
-        self.disowned: dict[NodeId, None] = {}
-        """Peers that refused this node because its membership was revoked, as they say."""
+        self._refusals: dict[NodeId, str] = {}
+        """Peers that took the call and refused this node a link, and why, as they say."""
         self._pauses: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
         self._server: Any = None
@@ -198,6 +201,11 @@ class LinkManager:
         """Those with a standing link."""
         return [peer for peer, link in self._links.items() if link.up]
 
+    @property
+    def disowned(self) -> list[NodeId]:
+        """Peers that refuse this node because its membership was revoked, as they say."""
+        return [peer for peer, why in self._refusals.items() if REVOKED in why]
+
     def strangers(self) -> dict[str, int]:
         """What happened at the door, and how many stand there now."""
         if self.front is None:
@@ -247,11 +255,18 @@ class LinkManager:
         except TimeoutError:
             raise TransportError("no answer") from None
         except TransportError as error:
-            if REVOKED in str(error) and len(self.disowned) < MAX_DISOWNED:
-                self.disowned[link.peer] = None
+            self._note_refusal(link.peer, str(error))
             raise
-        self.disowned.pop(link.peer, None)
+        self._refusals.pop(link.peer, None)
         return stream
+
+    def _note_refusal(self, peer: NodeId, why: str) -> None:
+        """For the operator, once for as long as ``peer`` gives the same reason."""
+        known = self._refusals.get(peer)
+        if known == why or (known is None and len(self._refusals) >= MAX_REFUSALS):
+            return
+        self._refusals[peer] = why
+        log.info("no link to %s: %s", short(peer), why)
 
     async def read(self, link: Link, stream: Stream) -> None:
         why = "closed"

@@ -25,6 +25,7 @@ from node.links.manager import LinkConfig
 from protocol import wire
 from protocol.errors import Code, ConfigError, TransportError
 from protocol.events import SendFailed
+from protocol.ids import short
 from protocol.messages import Contact
 
 from .fabric import Fabric, Member, until
@@ -308,6 +309,20 @@ def test_revoked_members_are_dropped_and_refused() -> None:
             a.links.send(b.id, Ping(2))
             await until(lambda: SendFailed(b.id, Ping(2)) in a.events)
             assert b.links.counters["refused"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_why_a_peer_refuses_a_link_stands_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with hosts(2) as (a, b):
+            caplog.set_level("INFO", "mycelia.node.links")
+            b.links.revoke(a.id)
+            for nonce in range(5):
+                a.links.send(b.id, Ping(nonce))
+                await until(lambda nonce=nonce: SendFailed(b.id, Ping(nonce)) in a.events)  # type: ignore[misc]
+            assert caplog.messages == [f"no link to {short(b.id)}: refused: membership revoked"]
+            assert a.links.disowned == [b.id]
 
     asyncio.run(scenario())
 
