@@ -60,23 +60,31 @@ def heard(connection: socket.socket) -> tuple[bool, int]:
     return data == b"\x01", listeners[0] if listeners else -1
 
 
-def decide(listener: int, pid: int) -> bool:
-    """Answer one question of worker ``pid``; whether it may have one more thread."""
+def decide(listener: int, pid: int, granted: set[int]) -> bool:
+    """Answer one question of worker ``pid``; whether it may have one more thread.
+
+    ``granted`` is kept between questions: the threads that were let make one.  What such a thread made may not be there
+    yet, so it counts, until that thread asks again.
+    """
     notification = bytearray(struct.calcsize(_NOTIFICATION))
     # The thread that asked may be gone at any moment.
     with contextlib.suppress(OSError):
         fcntl.ioctl(listener, _RECEIVE, notification)
-        number, _, _ = struct.unpack(_NOTIFICATION, notification)
-        fits = threads(pid) < MAX_THREADS
+        number, asking, _ = struct.unpack(_NOTIFICATION, notification)
+        alive = threads(pid)
+        granted &= alive - {asking}
+        fits = len(alive) + len(granted) < MAX_THREADS
+        if fits:
+            granted.add(asking)
         answer = (0, 0, _CONTINUE) if fits else (0, -errno.EAGAIN, 0)
         fcntl.ioctl(listener, _SEND, struct.pack(_RESPONSE, number, *answer))
         return fits
     return True
 
 
-def threads(pid: int) -> int:
-    """How many the process has; 0 when it is gone."""
+def threads(pid: int) -> set[int]:
+    """Those that the process has; none when it is gone."""
     try:
-        return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+        return {int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()}
     except OSError:
-        return 0
+        return set()

@@ -57,6 +57,7 @@ class Ward:
         self._bounded = False
         self._memory = 0
         """Bytes that it may take; 0 for no limit."""
+        self._granted: set[int] = set()
         self._refused = 0
         self._why: AppError | None = None
         """What it was ended for."""
@@ -87,7 +88,7 @@ class Ward:
         elif descriptor == self._listener:
             if not events & select.EPOLLIN:  # the last thread is gone, and nothing would be there to be received
                 return False
-            self._refused += not guard.decide(descriptor, self.pid)
+            self._refused += not guard.decide(descriptor, self.pid, self._granted)
             if self._refused > MAX_REFUSED:
                 self.end(_TOO_MANY_THREADS)
         else:
@@ -96,7 +97,7 @@ class Ward:
 
     def measure(self) -> None:
         """End the worker if it has taken more than it may."""
-        if self._listener < 0 and guard.threads(self.pid) > guard.MAX_THREADS:
+        if self._listener < 0 and len(guard.threads(self.pid)) > guard.MAX_THREADS:
             self.end(_TOO_MANY_THREADS)
         elif not self._bounded and scratch.exceeded(self._directory, self.pid):
             self.end(_TOO_MANY_FILES)

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.net, pytest.mark.skipif(sys.platform != "linux", reaso
 MODEL = codec.encode({"w": np.zeros(4)})
 
 GREEDY = """
-import os, tempfile, threading
+import ctypes, os, tempfile, threading
 import numpy as np
 import fl
 
@@ -48,6 +48,20 @@ def threads(stubborn):
             if not stubborn:
                 break
     return started
+
+def storm():
+    libc, ready = ctypes.CDLL(None), threading.Barrier(240)
+    def several():
+        ready.wait()
+        for _ in range(3):
+            libc.pthread_create(ctypes.byref(ctypes.c_ulong()), None, libc.pause, None)
+        done.release()
+        never.wait()
+    done = threading.Semaphore(0)
+    for _ in range(240):
+        threading.Thread(target=several, daemon=True).start()
+    for _ in range(240):
+        done.acquire()
 
 def files(size):
     written = 0
@@ -81,6 +95,8 @@ def train(model, data, ctx):
     what = ctx.get("what", "")
     if what == "hoard":
         hoard()
+    if what == "storm":
+        storm()
     if what == "threads":
         return {"got": threads(False)}
     if what == "stubborn":
@@ -140,6 +156,16 @@ def test_a_worker_has_few_threads_and_its_fork_server_forks_on(
         with pytest.raises(AppError, match="makes threads beyond the 256 that it may have, and was ended"):
             await pool.train(task("stubborn"), MODEL, greedy)
         assert await measured(pool, greedy, "", "pid") > 0
+
+    with_pool(body, fork_server, tmp_path)
+
+
+def test_threads_that_are_made_at_the_same_instant_are_not_more(
+    fork_server: Path, tmp_path: Path, greedy: bytes
+) -> None:
+    async def body(pool: WorkerPool) -> None:
+        pid = await measured(pool, greedy, "storm", "pid")
+        assert 240 < len(guard.threads(pid)) <= guard.MAX_THREADS
 
     with_pool(body, fork_server, tmp_path)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,27 @@ def test_a_machine_that_has_nothing_left_ends_no_fork_server(
     finally:
         server.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="only root can become somebody else")
+def test_another_user_gets_no_worker_even_where_modes_let_it_in(tmp_path: Path) -> None:
+    asks = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(1))"
+    with tempfile.TemporaryDirectory(prefix="mycelia-test-") as made:  # others cannot enter pytest's own
+        path = Path(made) / "fork.sock"
+        server = forkserver.ForkServer(path, lifeline=False)
+        assert [stat.S_IMODE(one.stat().st_mode) for one in (path, path.with_name("fork.sock.tmp"))] == [0o600, 0o700]
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", asks, str(path)]
+        try:
+            Path(made).chmod(0o755)
+            asked = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert "PermissionError" in asked.stderr
+            path.chmod(0o666)
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as asking:
+                server._accept()
+                assert asking.communicate()[0].strip() == "b''"
+            assert not server._wards
+        finally:
+            server.close()
 
 
 class Recorded:

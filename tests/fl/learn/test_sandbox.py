@@ -141,6 +141,17 @@ def test_a_machine_that_cannot_lock_runs_nothing(monkeypatch: pytest.MonkeyPatch
         sandbox.enclose()
 
 
+def test_a_kernel_that_refuses_the_filter_runs_nothing() -> None:
+    class Refusing:
+        def prctl(self, *_: object) -> int:
+            return -1
+
+    with pytest.raises(SandboxError, match="the kernel refuses a seccomp filter"):
+        sandbox.install(Refusing(), b"")  # type: ignore[arg-type]
+    with pytest.raises(SandboxError, match="the sandbox does not hold"):
+        sandbox._probe()  # here, where nothing is locked
+
+
 @pytest.mark.parametrize(
     ("version", "sentence"),
     [
