@@ -255,8 +255,9 @@ class Applications:
         if app.coordinator is not None and head.epoch == self.epoch(app_id):
             app.coordinator.committed(head, now)
         if head.finished:
-            unmeasured = "" if head.contributors else "; nobody has evaluated its model"
-            self.end(app_id, "finished", f"after round {head.round}{unmeasured}", now)
+            few, least = len(head.contributors), app.spec.min_workers
+            doubt = f"; evaluated by {few}, a round needs {least}" if few < least else ""
+            self.end(app_id, "finished", f"after round {head.round}{doubt}", now)
 
     def rooted(self, app_id: AppId, head: Head, now: int) -> None:
         app = self.apps.get(app_id)

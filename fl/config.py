@@ -37,7 +37,8 @@ class RoundConfig:
     a member that found no place (``TreeConfig.join_backoff``)."""
 
     evaluations: int = 5
-    """Times that an evaluation is asked for again when nobody gave one; then the run ends without."""
+    """Times that the closing evaluation is asked for again when fewer than ``min_workers`` gave one; then fewer will
+    do, but not nobody."""
 
     describe: int = 60 * SECOND
     """How long the wave before the first round waits for those who have not answered.  A worker's first answer includes

@@ -7,8 +7,9 @@ same head and the workers still have their contributions.  In the first round of
 as that head names: who lost the last root is neither there nor missed until it has found the new one.
 
 Before the first round a wave asks for a description of the data, again and again until enough workers have answered.
-After the last one a wave evaluates the final model, and its metrics are committed with the finished head; when nobody
-answers, it is asked again a few times, and then the run ends and says that nobody has measured its model.  When the
+After the last one a wave evaluates the final model, and its metrics are committed with the finished head.  While fewer
+answer than a round needs they are asked again, a few times; then fewer will do, and the result says how many they were.
+Nobody never will do: a model that nobody has measured is not the end of a run that measures, it waits.  When the
 application has a rule to stop by and an earlier model was better, that one is evaluated too, and the run ends with it.
 """
 
@@ -35,8 +36,6 @@ from .ports import CoordinatorHost
 from .spec import AppSpec
 from .tasks import Finish, Finished
 
-_NOBODY = Partial(0.0, EMPTY, ())
-"""What nobody has contributed."""
 _UNMEASURED = "nobody has evaluated the last model yet"
 
 
@@ -146,12 +145,20 @@ class Coordinator:
         missed = (absent and self._work is Work.TRAIN) or have < self._likely()
         if missed and wave.wave + 1 < self._host.config.max_waves:
             self._open(wave.wave + 1, now, round_=wave.round)
-        elif self._work is Work.EVALUATE and not have and self._retries < self._host.config.evaluations:
-            self._wait(_UNMEASURED, now)
-        elif self._work is Work.EVALUATE or have >= self.spec.min_workers:
+        elif have >= self._least:
             self._merge(now)
-        else:
+        elif self._work is not Work.EVALUATE:
             self._wait(f"{have} of {self.spec.min_workers} workers are there", now)
+        elif have:
+            self._wait(f"{have} of {self.spec.min_workers} workers have evaluated the last model", now)
+        else:
+            self._wait(_UNMEASURED, now)
+
+    @property
+    def _least(self) -> int:
+        """So many contributors make the step."""
+        enough = self._work is Work.EVALUATE and self._retries >= self._host.config.evaluations
+        return 1 if enough else self.spec.min_workers
 
     def on_timer(self, now: int) -> None:
         """Too few came: ask again, keeping what is there."""
@@ -169,11 +176,8 @@ class Coordinator:
             if wave == self._wave and self._host.reigns(self.spec.id, self):
                 self._merged(result, at)
 
-        if self._parts or self._work is not Work.EVALUATE:
-            parts = [part for _, part in self._parts]
-            combine(self.spec, parts, self._host.me.id, self._host.jobs, merged, now)
-        else:
-            self._merged(Combined(_NOBODY), now)
+        parts = [part for _, part in self._parts]
+        combine(self.spec, parts, self._host.me.id, self._host.jobs, merged, now)
 
     def _merged(self, result: Combined, now: int) -> None:
         """The sum is there, perhaps without some: those are asked again once, if the round has a wave left."""
@@ -184,11 +188,9 @@ class Coordinator:
                 self._asked_again = True
                 self._open(self._wave.wave + 1, now, round_=self._wave.round)
                 return
-        if total is None and self._work is Work.EVALUATE and self._retries >= self._host.config.evaluations:
-            total = _NOBODY
         if total is None:
             self._again("no usable contribution", now)
-        elif self._work is not Work.EVALUATE and len(total.contributors) < self.spec.min_workers:
+        elif len(total.contributors) < self._least:
             self._again(f"{len(total.contributors)} of {self.spec.min_workers} contributions are usable", now)
         elif self._work is Work.DESCRIBE:
             self.described = dict(total.metrics) or {"data.n": 0.0}

@@ -223,6 +223,7 @@ class Heads:
             self._report.require(len(parts) >= spec.min_workers, "enough-workers", now, few)
         else:
             parts = [contribution(spec, 0, node, 0) for node in head.contributors]
+            self._report.require(bool(parts), "evaluated-by-somebody", now, f"{name} ends the run, measured by nobody")
             expected, state = model, integer(before.state)
         self._report.require(
             integer(head.model) == expected, "sum-is-exact", now,

@@ -8,9 +8,22 @@ is not needed.
 from __future__ import annotations
 
 from . import believing, blaming, counting, growing, keeping, patience, ringing, telling, voting
-from .planting import Hunt, Mutant, Plant, Weather, drizzle, hunt, lies, revolving, skew, storm, strictly
+from .planting import Hunt, Mutant, Plant, Weather, desertion, drizzle, hunt, lies, revolving, skew, storm, strictly
 
-__all__ = ["ALL", "WEATHERS", "Hunt", "Mutant", "drizzle", "hunt", "lies", "revolving", "skew", "storm", "strictly"]
+__all__ = [
+    "ALL",
+    "WEATHERS",
+    "Hunt",
+    "Mutant",
+    "desertion",
+    "drizzle",
+    "hunt",
+    "lies",
+    "revolving",
+    "skew",
+    "storm",
+    "strictly",
+]
 
 _STORM: tuple[Plant, ...] = (
     voting.no_epoch_fence,
@@ -50,6 +63,7 @@ _DRIZZLE: tuple[Plant, ...] = (
     patience.deadline_ignored,
     patience.no_grace,
     patience.one_wave_only,
+    patience.nobody_is_gathered,
     ringing.leaf_set_never_repaired,
 )
 """Looked for where nodes die and the network is calm, so that it can be said what ought to have been done."""
@@ -76,6 +90,9 @@ _LIES: tuple[Plant, ...] = (
 _REVOLVING: tuple[Plant, ...] = (counting.no_amnesia, patience.child_lost_with_its_partial)
 """Looked for where nodes that die are back before the wave is over."""
 
+_DESERTION: tuple[Plant, ...] = (patience.evaluated_by_nobody,)
+"""Looked for where the one node that could do the work is away."""
+
 _QUICK: dict[str, tuple[int, ...]] = {
     "lost-candidate": (20,),
     "short-path": (4,),
@@ -95,7 +112,9 @@ _QUICK: dict[str, tuple[int, ...]] = {
 }
 """Seeds that have caught a bug which needs many.  When the protocol changes they mean nothing, and cost little."""
 
-WEATHERS: dict[str, Weather] = {weather.__name__: weather for weather in (storm, drizzle, skew, revolving, lies)}
+WEATHERS: dict[str, Weather] = {
+    weather.__name__: weather for weather in (storm, drizzle, skew, revolving, lies, desertion)
+}
 
 
 def _mutant(plant: Plant, weather: Weather) -> Mutant:
@@ -106,6 +125,13 @@ def _mutant(plant: Plant, weather: Weather) -> Mutant:
 
 ALL: dict[str, Mutant] = {
     mutant.name: mutant
-    for plants, weather in ((_STORM, storm), (_DRIZZLE, drizzle), (_SKEW, skew), (_REVOLVING, revolving), (_LIES, lies))
+    for plants, weather in (
+        (_STORM, storm),
+        (_DRIZZLE, drizzle),
+        (_SKEW, skew),
+        (_REVOLVING, revolving),
+        (_LIES, lies),
+        (_DESERTION, desertion),
+    )
     for mutant in (_mutant(plant, weather) for plant in plants)
 }

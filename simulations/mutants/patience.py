@@ -9,9 +9,11 @@ from typing import Any
 
 from fl import aggregator
 from fl.coordinator import Coordinator
+from fl.messages import Work
 from protocol.ids import NodeId
-from protocol.messages import Value
+from protocol.messages import EMPTY, Value
 from pubsub.messages import Partial, WaveId
+from pubsub.pacing import Pacing
 from pubsub.waves import Waves
 
 from .planting import patched
@@ -67,3 +69,25 @@ def contributors_truncated() -> AbstractContextManager[None]:
         return Partial(whole.weight, whole.value, whole.contributors[:8], whole.metrics)
 
     return patched(aggregator, "join", join)
+
+
+def nobody_is_gathered() -> AbstractContextManager[None]:
+    """A new root goes by those who have found it when its first wave opens."""
+
+    def gathers(self: Pacing, contributors: int) -> bool:
+        return False
+
+    return patched(Pacing, "gathers", gathers)
+
+
+def evaluated_by_nobody() -> AbstractContextManager[None]:
+    """A run is over although nobody has measured its last model."""
+    original = Coordinator.closed
+
+    def closed(self: Coordinator, wave: WaveId, parts: Sequence[Any], absent: int, now: int) -> None:
+        if wave == self._wave and self._work is Work.EVALUATE and not parts and not self._parts:
+            self._propose(Partial(0.0, EMPTY, ()), self._head.model, self._head.state, now)
+        else:
+            original(self, wave, parts, absent, now)
+
+    return patched(Coordinator, "closed", closed)

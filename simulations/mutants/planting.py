@@ -216,6 +216,25 @@ def revolving(seed: int) -> Scenario:
     )
 
 
+def desertion(seed: int) -> Scenario:
+    """Many short runs, each with the data of one node, which is away for a while."""
+    stream = Stream(seed, "desertion")
+    return Scenario(
+        name=f"desertion-{seed}",
+        seed=seed,
+        nodes=Nodes(count=12, join_s=3.0),
+        links=Links(span_ms=20.0),
+        compute=Compute(train_s=6.0, sigma=0.6),
+        applications=Applications(
+            count=8, submit_s=1.0, rounds=stream.choice((1, 2, 3)), workers=1, fan_out=2, voters=5
+        ),
+        faults=Faults(
+            start_s=1.0, duration_s=40.0, crash_share=1.0, power_share=0.0, return_share=1.0, return_s=4.0
+        ),
+        limits=Limits(liveness_s=600.0, settle_s=30.0),
+    )  # fmt: skip
+
+
 def lies(seed: int) -> Scenario:
     """A small calm network in which one in seven nodes lies in every way that it knows."""
     stream = Stream(seed, "lies")

@@ -301,18 +301,38 @@ def test_after_the_last_round_the_final_model_is_evaluated() -> None:
     assert head.metrics == {"accuracy": 0.9, "accuracy.n": 1.0}
 
 
-def test_an_evaluation_by_nobody_is_repeated_and_at_last_is_an_end_that_says_so() -> None:
+def test_an_evaluation_by_nobody_is_asked_for_again_and_never_an_end() -> None:
     stage = last_round(reigning(2))
-    for _ in range(5):
+    for _ in range(12):
         close(stage)
         assert not stage.forest.proposed[-1].finished
         assert stage.said(StatusChanged)[-1].status == "waiting"
+        assert "nobody has evaluated" in stage.said(StatusChanged)[-1].detail
         stage.tick()
         assert opened(stage)[-1][1] is Work.EVALUATE
-    close(stage)
+    close(stage, Partial(1.0, EMPTY, A.contributors, {"accuracy": 0.9, "accuracy.n": 1.0}))
     assert stage.forest.proposed[-1].finished
+
+
+def test_an_evaluation_by_few_is_asked_for_again_and_then_said_to_be_by_few() -> None:
+    stage = reigning(2, min_workers=2)
+    close(stage, A, B)
+    stage.finish(Merged(Value(1, b"\x05")))
+    stage.finish(Finished(Value(1, b"\x06"), EMPTY))
     commit(stage)
-    assert "nobody has evaluated" in stage.said(StatusChanged)[-1].detail
+    close(stage, Partial(1.0, EMPTY, A.contributors, {"accuracy": 0.9, "accuracy.n": 1.0}))
+    for _ in range(5):
+        assert not stage.forest.proposed[-1].finished
+        assert stage.said(StatusChanged)[-1] == StatusChanged(
+            stage.app, "waiting", "1 of 2 workers have evaluated the last model"
+        )
+        stage.tick()
+        assert closed(stage) == A.contributors, "who has answered is not asked again"
+        close(stage)
+    assert stage.forest.proposed[-1].finished
+    assert stage.forest.proposed[-1].contributors == A.contributors
+    commit(stage)
+    assert stage.said(StatusChanged)[-1].detail.endswith("evaluated by 1, a round needs 2")
 
 
 def test_an_evaluation_that_is_answered_late_is_an_evaluation() -> None:

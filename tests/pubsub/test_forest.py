@@ -188,3 +188,45 @@ def test_when_the_root_dies_while_the_model_travels_another_holder_gives_it() ->
     net.crash(root)
     net.run_until(lambda: bool(net.roots()), 60 * SECOND)
     net.run_until(net.finished, 60 * SECOND)
+
+
+def without_data(net: Net) -> Host:
+    """The closest node, root of a tree in which it has not asked for a place."""
+    first, *others = net.by_rank()
+    net.start(others)
+    net.start([first], join=False)
+    net.run_until(lambda: first.started and net.app in first.forest.groves and first.is_root)
+    return first
+
+
+def test_a_root_that_takes_part_later_sits_out_until_its_membership_is_written_down() -> None:
+    """Without the mark its next life would not know that this one may have handed in."""
+    net = slow(Net(6, rounds=3, min_workers=1), 1 * SECOND)
+    root, mark = without_data(net), f"member/{net.app.hex()}"
+    assert mark not in root.disk
+    waves = root.grove().waves
+    root.held = []
+    root.join()
+    assert waves.amnesia, "nothing durable says yet that it takes part"
+    assert (mark, b"1") in root.held
+    root.flush()
+    root.held = None
+    assert not waves.amnesia
+    assert mark in root.disk
+    net.run_until(net.finished, 300 * SECOND)
+    net.check_sums()
+
+
+def test_a_life_after_the_mark_sits_out_the_first_wave_that_it_hears_of() -> None:
+    net = slow(Net(6, rounds=4, min_workers=1), 1 * SECOND)
+    root = without_data(net)
+    root.join()
+    net.run_until(lambda: f"member/{net.app.hex()}" in root.disk)
+    net.crash(root)
+    net.run(100 * MS)
+    net.restart(root)
+    assert root.grove().waves.amnesia
+    net.run_until(lambda: bool(root.roles.opened), 60 * SECOND)
+    assert root.roles.sat_out[:1] == root.roles.opened[:1]
+    net.run_until(net.finished, 300 * SECOND)
+    net.check_sums()
