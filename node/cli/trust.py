@@ -37,19 +37,19 @@ def _list(session: Session) -> None:
 
 
 def _add(session: Session) -> None:
-    key = _key(session)
-    if session.args.fabric:
-        _name(session, bytes.fromhex(key), wanted=True)
-    else:
-        _show(session, session.ask(lambda daemon: daemon.trust(key)))
+    _change(session, wanted=True)
 
 
 def _remove(session: Session) -> None:
+    _change(session, wanted=False)
+
+
+def _change(session: Session, *, wanted: bool) -> None:
     key = _key(session)
     if session.args.fabric:
-        _name(session, bytes.fromhex(key), wanted=False)
+        _name(session, bytes.fromhex(key), wanted=wanted)
     else:
-        _show(session, session.ask(lambda daemon: daemon.distrust(key)))
+        _show(session, session.ask(lambda daemon: daemon.trust(key) if wanted else daemon.distrust(key)))
 
 
 def _name(session: Session, key: bytes, *, wanted: bool) -> None:

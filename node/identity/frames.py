@@ -9,7 +9,7 @@ connect to it.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -69,6 +69,7 @@ _questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
 PROOF_DOMAIN = "join"
+T = TypeVar("T")
 
 
 def proof_bytes(fingerprint: bytes, secret: bytes, public_key: bytes) -> bytes:
@@ -83,20 +84,19 @@ def pack(frame: Frame) -> bytes:
 
 async def read_question(reader: asyncio.StreamReader) -> Question:
     """Raises LimitError, CodecError, and asyncio.IncompleteReadError when the joiner goes away."""
-    body = await _read(reader, MAX_QUESTION)
-    try:
-        return _questions.decode(body)
-    except UNREADABLE as error:
-        raise CodecError(f"not a question: {error}") from None
+    return _decoded(_questions, await _read(reader, MAX_QUESTION), "a question")
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
     """Raises LimitError, CodecError, and asyncio.IncompleteReadError when the issuer goes away."""
-    body = await _read(reader, MAX_ANSWER)
+    return _decoded(_answers, await _read(reader, MAX_ANSWER), "an answer")
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes, what: str) -> T:
     try:
-        return _answers.decode(body)
+        return decoder.decode(body)
     except UNREADABLE as error:
-        raise CodecError(f"not an answer: {error}") from None
+        raise CodecError(f"not {what}: {error}") from None
 
 
 async def _read(reader: asyncio.StreamReader, limit: int) -> bytes:
