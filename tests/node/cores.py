@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from protocol.ids import NodeId, ring_id
 from protocol.messages import EMPTY, Contact, Value
 from pubsub.heads import Head
 from simulations.signing import KeyedHashSigner, KeyedHashVerifier, endorsed
+from tests.happenings import Happenings
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -160,13 +160,11 @@ class Machine:
         return [notice for notice in self.notices if isinstance(notice, kind)]
 
 
-class Fabric:
+class Fabric(Happenings):
     """All machines, and the time."""
 
     def __init__(self, size: int, leaves: int = 0) -> None:
-        self.now = SECOND
-        self._heap: list[tuple[int, int, Callable[[], object]]] = []
-        self._serial = 0
+        super().__init__(SECOND)
         names = [f"node-{index}" for index in range(size)] + [f"leaf-{index}" for index in range(leaves)]
         self.machines = [Machine(self, name, dialable=name.startswith("node")) for name in names]
         self.by_id = {machine.me.id: machine for machine in self.machines}
@@ -202,24 +200,6 @@ class Fabric:
             self.after(MS, lambda: dst.feed(ev.PeerUp(src.me.id)))
         life = dst.life
         self.after(MS, lambda: dst.feed(ev.Received(src.me.id, decoded)) if dst.life == life else None)
-
-    def after(self, delay: int, action: Callable[[], object]) -> None:
-        self._serial += 1
-        heapq.heappush(self._heap, (self.now + delay, self._serial, action))
-
-    def run(self, span: int) -> None:
-        self.run_until(lambda: False, span, must=False)
-
-    def run_until(self, condition: Callable[[], bool], limit: int = 120 * SECOND, *, must: bool = True) -> None:
-        """Until ``condition`` holds; AssertionError when it does not within ``limit`` ns."""
-        end = self.now + limit
-        while not condition():
-            if not self._heap or self._heap[0][0] > end:
-                self.now = end
-                assert not must, "the condition did not come true in time"
-                return
-            self.now, _, action = heapq.heappop(self._heap)
-            action()
 
     def finished(self) -> bool:
         """Everybody who is up knows of the end."""

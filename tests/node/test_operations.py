@@ -34,26 +34,15 @@ from node.statedir import StateDir
 from protocol.errors import AggregationError, ConfigError, TransportError, UsageError
 from protocol.ids import blob_id
 from protocol.messages import Value
+from tests.node.means import FUNCTIONS
 
 pytestmark = pytest.mark.net
 
 ADDRESSES = NodeSection(listen="127.0.0.1:0", join_listen="127.0.0.1:0")
 NO_WORKER = WorkerSection(enabled=False)
-APP_FILE = """
-import numpy as np
-import fl
-
-def model():
-    return {"w": np.zeros(64, np.float32)}
-
-def train(model, data, ctx):
-    model["w"] += np.float32(ctx.get("step", 1.0)) * data["x"].mean(axis=0)
-
-def evaluate(model, data, ctx):
-    return {"norm": float(np.abs(model["w"]).sum())}
-
+APP_FILE = f"""{FUNCTIONS}
 app = fl.App(name="means", model=model, train=train, evaluate=evaluate, data="digits", rounds=2, min_workers=2,
-             options={"step": 1.0})
+             options={{"step": 1.0}})
 """
 
 

@@ -7,7 +7,6 @@ freeze them, cut the network, and look at what was committed.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +26,7 @@ from pubsub.forest import Forest
 from pubsub.heads import Head
 from pubsub.messages import WaveId
 from pubsub.ports import Genesis
+from tests.happenings import Happenings
 from tests.pubsub.roles import IntegerRoles
 from tests.pubsub.seals import key as key_of
 from tests.pubsub.seals import node, roll, sealer
@@ -186,7 +186,7 @@ def replace_contact(me: Contact, incarnation: int) -> Contact:
     return msgspec.structs.replace(me, incarnation=incarnation)
 
 
-class Net:
+class Net(Happenings):
     """All hosts, and the time."""
 
     def __init__(
@@ -204,11 +204,9 @@ class Net:
         config: TreeConfig = CONFIG,
     ) -> None:
         self.seed, self.config, self.rounds, self.min_workers = seed, config, rounds, min_workers
-        self.now = 0
+        super().__init__(0)
         self.latency = 1 * MS
         self.disk_delay = 1 * MS
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
-        self._serial = 0
         self.stream = Stream(seed, "net")
         self.rules: list[Rule] = []
         self.weather: Callable[[], Rule] | None = None
@@ -362,25 +360,7 @@ class Net:
     def _is_cut(self, src: NodeId, dst: NodeId) -> bool:
         return any((src in one) != (dst in one) for one, _ in self.cut)
 
-    # ---- time -------------------------------------------------------------------------------------------------------
-
-    def after(self, delay: int, happening: Callable[[], None]) -> None:
-        self._serial += 1
-        heapq.heappush(self._heap, (self.now + delay, self._serial, happening))
-
-    def run(self, span: int) -> None:
-        self.run_until(lambda: False, span, must=False)
-
-    def run_until(self, condition: Callable[[], bool], limit: int = 120 * SECOND, *, must: bool = True) -> None:
-        """Until ``condition`` holds; AssertionError when it does not within ``limit`` ns."""
-        end = self.now + limit
-        while not condition():
-            if not self._heap or self._heap[0][0] > end:
-                self.now = end
-                assert not must, "the condition did not come true in time"
-                return
-            self.now, _, happening = heapq.heappop(self._heap)
-            happening()
+    # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _happen(self, host: Host, action: Callable[[int], object]) -> None:
         life = host.life
@@ -446,8 +426,7 @@ class Net:
             self._happen(host, lambda now: host.forest.received(src, message, now))
 
     def _set_timer(self, host: Host, timer: Timer, at: int) -> None:
-        self._serial += 1
-        serial, life = self._serial, host.life
+        serial, life = self.serial(), host.life
         host.timers[timer] = serial
 
         def fire() -> None:

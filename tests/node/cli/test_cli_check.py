@@ -6,22 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.node.means import FUNCTIONS
+
 from .conftest import Cli
 
-GOOD = """
-import numpy as np
-import fl
-
-def model():
-    return {"w": np.zeros(64, np.float32)}
-
-def train(model, data, ctx):
-    model["w"] += np.float32(ctx.get("step", 1.0)) * data["x"].mean(axis=0)
-
-def evaluate(model, data, ctx):
-    return {"norm": float(np.abs(model["w"]).sum())}
-
-app = fl.App(name="means", model=model, train=train, evaluate=evaluate, data="digits", options={"step": 1.0})
+GOOD = f"""{FUNCTIONS}
+app = fl.App(name="means", model=model, train=train, evaluate=evaluate, data="digits", options={{"step": 1.0}})
 """
 
 
