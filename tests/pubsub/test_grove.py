@@ -470,3 +470,44 @@ def test_a_partial_of_a_dead_epoch_is_told_so() -> None:
     root.hear(member.id, WaveUp(net.app, WaveId(1, 1, 0), None))
     assert net.sent[-1][2:] == (member.id, Stale(net.app, 4, root.grove().head.outline()))
     assert TreeConfig() == CONFIG
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_root_that_dies_over_a_commit_leaves_no_two_models_under_one_name(heard: bool) -> None:
+    """Two of five voters have accepted the round, one of them is the root that dies.  The next root goes on from those
+    very bytes when it hears of them; when it does not it repeats the round, in an epoch of its own.  Nothing is put
+    together again under a name that was given."""
+    net = running(rounds=4)
+    net.run_until(lambda: net.round() == 1)
+    root = net.root
+    seats = root.grove().head.seats
+    *others, first = [host for host in net.by_rank() if host.id in seats and host is not root]
+    for voter in others:
+        net.lose(Accept, src=root, dst=voter)
+    key = f"voter/{net.app.hex()}"
+    before = first.disk[key]
+    net.run_until(lambda: first.disk[key] != before)
+    held = first.forest.voters[net.app].ballot.accepted
+    assert held is not None
+    assert held.round == 2
+    assert net.round() == 1, "no majority has it"
+    net.crash(root)
+    net.rules.clear()
+    net.lose(Promise, src=others[1] if heard else first)
+    net.min_workers = 9
+    net.run_until(lambda: net.round() == 2, 300 * SECOND)
+    assert (net.committed[net.app, 2].contributors == held.contributors) == heard
+    assert (net.committed[net.app, 2].model == held.model) == heard
+    net.rules.clear()
+    done(net, 9)
+    proposed = [sent.head for _, _, _, sent in net.sent if isinstance(sent, Accept)]
+    named: dict[tuple[int, int, int], bytes] = {}
+    models: dict[bytes, Head] = {}
+    for head in proposed:
+        statement = head.statement()
+        assert statement is not None
+        assert named.setdefault(head.order, statement.digest()) == statement.digest(), "one head under one name"
+        assert models.setdefault(statement.contents, head).model == head.model
+    again = [head for head in proposed if head.round == 2 and head.epoch > held.epoch]
+    assert again
+    assert all((head.model == held.model) == heard for head in again)

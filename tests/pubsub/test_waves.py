@@ -398,6 +398,19 @@ def test_nobody_is_left_out_who_names_no_more_than_its_share(sizes: dict[bytes, 
     assert all(sizes[child] > left for child in sizes if child not in chosen), "no room is wasted"
 
 
+def test_partials_are_added_in_an_order_of_their_own_and_not_as_they_come() -> None:
+    """So that rounding does not depend on who answered first."""
+    seen = []
+    for turn in (1, -1):
+        net = working()
+        children = below(net, net.root)
+        for child in children[::turn]:
+            part = Partial(1.0, IntegerRoles.value(7), (child.id,))
+            net.root.hear(child.id, handed(net, part, net.root))
+        seen.append([one.sender for one in net.root.grove().waves._in_order()])
+    assert seen[0] == seen[1] == sorted(seen[0])
+
+
 def test_invented_contributors_are_the_fault_of_whoever_hands_them_in() -> None:
     net, parent, one, _ = two_below()
     up = handed(net, Partial(1.0, EMPTY, tuple(CROWD)[:3]), parent)
