@@ -36,6 +36,13 @@ class TreeConfig:
     relay_pause: int = 16 * MS
     """Time after which it may hand over one more.  To check them costs a node 1 % of its time."""
 
+    joiner_burst: int = 128
+    """Joins of one joiner, of whatever application, that a node passes on in quick succession: a node that starts again
+    joins all its applications at once."""
+
+    joiner_pause: int = 125 * MS
+    """Time after which it passes one more on: an eighth of what a relay may carry."""
+
     deputy_tries: int = 4
     """Joins for which a node turns to the same deputy, when the node closest to the id does not take the descriptor."""
 

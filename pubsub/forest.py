@@ -90,7 +90,7 @@ class Forest:
         roll: Roll,
         restored: dict[str, bytes],
     ) -> None:
-        self.sealer = sealer
+        self.sealer, self.roll = sealer, roll
         self.me, self.config = me, config
         self.ring, self.roles, self.out, self.stream = ring, roles, out, stream
         self.holdings = Holdings(out)

@@ -52,7 +52,8 @@ class Grove:
         stream = forest.stream
         self.tree = Tree(
             app, forest.me, genesis.fan_out, forest.config,
-            ring=forest.ring, out=forest.out, stream=stream, sealer=forest.sealer, changed=self._tree_changed,
+            ring=forest.ring, out=forest.out, stream=stream, sealer=forest.sealer, roll=forest.roll,
+            changed=self._tree_changed,
         )  # fmt: skip
         self.waves = Waves(
             self.tree, genesis.quorum, forest.config,

@@ -3,15 +3,15 @@
 A join looks for a place and therefore travels through nodes that the joiner does not know, and that may lie: repeat it,
 change it, invent one.  So
 
--   *nobody asks in another's name*: the joiner seals application, itself and the attempt.  Every node on the way has to
-    check that before it passes the join on; a join that does not hold is therefore the doing of the very peer that
-    handed it over, which is blamed;
+-   *nobody asks in another's name*, or in that of a node that does not exist: the joiner seals application, itself and
+    the attempt, and shows that it was endorsed.  Every node on the way has to check that before it passes the join on;
+    a join that does not hold is therefore the doing of the very peer that handed it over, which is blamed;
 -   *what was carried finds a place and takes none*: the member that it meets answers whom to ask, mostly itself, and
     the joiner then asks on its own link, like everywhere else in its descent.  Until it does nothing has changed: no
     slot, no attempt, nobody to wait for, no root forgotten.  A join that is repeated, later or at other nodes, makes
     somebody say "ask me" to a node that did not ask, which ignores it;
--   *who carries keeps a pace*, and so does who asks.  An attempt that is not newer than the last one that passed here
-    goes no further.
+-   *who carries keeps a pace*, and so does who asks, at every hop: nobody uses up what an honest relay may carry.  An
+    attempt that is not newer than the last one that passed here goes no further.
 
 A join over the joiner's own link, directly or as the first hop of its route, is the joiner's own word and is answered
 at once.  In a small fabric, where the first hop is mostly the root, nothing costs a message more than without all this.
@@ -28,6 +28,7 @@ from dht.ports import Verdict
 from protocol.effects import Outbox
 from protocol.errors import Code
 from protocol.ids import AppId, NodeId
+from protocol.membership import Roll, Standing
 from protocol.messages import Contact
 from protocol.signing import Sealer
 
@@ -52,14 +53,16 @@ def statement(join: TreeJoin) -> bytes:
     return _encode((join.app, join.joiner, join.attempt))
 
 
-def sealed(sealer: Sealer, join: TreeJoin) -> TreeJoin:
+def sealed(sealer: Sealer, voucher: bytes, join: TreeJoin) -> TreeJoin:
     """This node's ``join``, fit to be carried by others."""
-    return msgspec.structs.replace(join, seal=sealer.seal(DOMAIN, statement(join)))
+    return msgspec.structs.replace(join, seal=sealer.seal(DOMAIN, statement(join)), voucher=voucher)
 
 
-def proven(sealer: Sealer, join: TreeJoin) -> bool:
-    """Did its joiner make it?  Total.  About 0.2 ms."""
-    return join.seal is not None and sealer.check(join.joiner.id, join.seal, DOMAIN, statement(join))
+def standing(sealer: Sealer, roll: Roll, join: TreeJoin) -> Standing:
+    """Did its joiner make it, and is the joiner a member?  Total.  About 0.2 ms, and as much for each new joiner."""
+    if join.seal is None or not sealer.check(join.joiner.id, join.seal, DOMAIN, statement(join)):
+        return Standing.FORGED
+    return roll.standing(join.joiner.id, join.voucher)
 
 
 class Part(Protocol):
@@ -84,6 +87,8 @@ class Parts(Protocol):
     @property
     def sealer(self) -> Sealer: ...
     @property
+    def roll(self) -> Roll: ...
+    @property
     def known(self) -> Collection[AppId]: ...
     @property
     def groves(self) -> Mapping[AppId, Part]: ...
@@ -95,12 +100,13 @@ class Parts(Protocol):
 class Joins:
     """The joins that reach one node."""
 
-    __slots__ = ("_askers", "_parts", "_relays", "_seen")
+    __slots__ = ("_askers", "_joiners", "_parts", "_relays", "_seen")
 
     def __init__(self, parts: Parts) -> None:
         config = parts.config
         self._parts = parts
         self._relays = Paces(config.relay_burst, config.relay_pause, MAX_RELAYS)
+        self._joiners = Paces(config.joiner_burst, config.joiner_pause, MAX_RELAYS)
         self._askers = Paces(config.join_burst, config.join_pause, MAX_ASKERS)
         self._seen: dict[bytes, tuple[int, int]] = {}
         """Application and joiner → incarnation and attempt of the newest join that was carried here."""
@@ -143,9 +149,14 @@ class Joins:
         if newest <= self._seen.get(key, (-1, 0)):
             parts.count("joins_repeated")
             return False
-        if not proven(parts.sealer, join):
+        found = standing(parts.sealer, parts.roll, join)
+        if found is not Standing.MEMBER:
             parts.count("joins_unproven")
-            parts.out.penalize(relay, Code.BAD_SIGNATURE, "join that its joiner did not make")
+            if found is Standing.FORGED:
+                parts.out.penalize(relay, Code.BAD_SIGNATURE, "join that its joiner did not make")
+            return False
+        if not self._joiners.take(join.joiner.id, now):
+            parts.count("joins_paced")
             return False
         self._seen.pop(key, None)
         self._seen[key] = newest

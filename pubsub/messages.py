@@ -79,6 +79,8 @@ class TreeJoin(Message):
     """The closest node does not take the descriptor: stand in for it, as one of the voters."""
     seal: Seal | None = None
     """The joiner's, in a join that is routed (``joins.statement``)."""
+    voucher: Annotated[bytes, msgspec.Meta(max_length=MAX_VOUCHER)] = b""
+    """The joiner's, beside its seal: it is a member of the fabric (``protocol.membership``)."""
 
 
 @register(49, 4096)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from protocol.effects import Outbox
 from protocol.ids import AppId, NodeId
+from protocol.membership import Roll
 from protocol.messages import Contact
 from protocol.signing import Sealer
 from protocol.streams import Stream
@@ -58,8 +59,8 @@ class Tree:
 
     __slots__ = (
         "_attempt", "_backoff", "_candidates", "_changed", "_config", "_last_beat", "_orphan", "_out", "_past", "_ring",
-        "_sealer", "_secret", "_stream", "_tried", "app", "children", "fan_out", "head", "is_root", "me", "parent",
-        "path", "sent_wave", "wanted",
+        "_roll", "_sealer", "_secret", "_stream", "_tried", "app", "children", "fan_out", "head", "is_root", "me",
+        "parent", "path", "sent_wave", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -73,11 +74,12 @@ class Tree:
         out: Outbox,
         stream: Stream,
         sealer: Sealer,
+        roll: Roll,
         changed: Callable[[int], None],
     ) -> None:
         self.app, self.me, self.fan_out = app, me, fan_out
         self._config, self._ring, self._out, self._stream = config, ring, out, stream
-        self._sealer, self._changed = sealer, changed
+        self._sealer, self._roll, self._changed = sealer, roll, changed
         self.wanted = False
         self.is_root = False
         self.parent: NodeId | None = None
@@ -150,7 +152,7 @@ class Tree:
         self._candidates = []
         self._tried = []
         self._arm(now)
-        self._ring.route(self.app, sealed(self._sealer, self._ask()), now)
+        self._ring.route(self.app, sealed(self._sealer, self._roll.voucher, self._ask()), now)
 
     def _drawn(self) -> int:
         """The next attempt, later by up to 2^40; hashed, since draws of a stream can be told from earlier ones."""

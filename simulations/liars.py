@@ -142,7 +142,8 @@ class Liar(NodeCore):
         """A join of a node that is not there, under a key made for the purpose: its seal is good."""
         key = KeyedHashSigner(self._whim.below(1 << 30), "phantom")
         nobody = Contact(ring_id(0, key.public_key), ("nowhere:1",), 1)
-        return sealed(Sealer(key, KeyedHashVerifier()), TreeJoin(app, nobody, self.number()))
+        voucher = self._whim.choice((b"", self.roll.voucher, vouch(self._own_key, nobody.id)))
+        return sealed(Sealer(key, KeyedHashVerifier()), voucher, TreeJoin(app, nobody, self.number()))
 
     def near(self, count: int) -> list[Contact]:
         """Contacts from the ring's tables."""
@@ -216,7 +217,7 @@ def _in_others_names(liar: Liar, grove: Grove, now: int) -> Said:
         assert known is not None
         life = known.incarnation + liar.leap() - 1
         join = TreeJoin(grove.app, Contact(victim, ("nowhere:1",), life), liar.number(), orphan=True)
-        forged = sealed(liar.forest.sealer, join)
+        forged = sealed(liar.forest.sealer, liar.roll.voucher, join)
         said += [(peer, Routed(grove.app, known, 2, forged)) for peer in liar.some(grove)]
     return said
 

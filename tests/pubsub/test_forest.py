@@ -127,7 +127,7 @@ def test_a_fabric_that_lost_its_power_goes_on_where_it_was() -> None:
 
 def test_joins_pass_by_who_has_no_place_to_give() -> None:
     net, host, other = quiet()
-    join = sealed(other.forest.sealer, TreeJoin(net.app, other.me, 1))
+    join = sealed(other.forest.sealer, other.forest.roll.voucher, TreeJoin(net.app, other.me, 1))
     assert host.forest.intercept(other.id, join, 0) is Verdict.CONTINUE
     assert host.forest.intercept(other.id, ALIEN, 0) is Verdict.CONTINUE
     host.forest.deliver(other.id, ALIEN, 0)

@@ -12,7 +12,7 @@ from pubsub import joins as module
 from pubsub.joins import sealed
 from pubsub.messages import HeadQuery, TreeAccept, TreeJoin, TreeLeave, TreeRefuse
 from tests.pubsub.harness import MS, SECOND, Host, Net, contact
-from tests.pubsub.seals import key, sealer
+from tests.pubsub.seals import key, sealer, voucher
 from tests.pubsub.test_tree import below, settled
 
 STRANGER = contact(390)
@@ -22,7 +22,7 @@ STRANGER = contact(390)
 def asked(host: Host, joiner: Host, attempt: int = 1 << 50, **fields: object) -> TreeJoin:
     """What ``joiner`` would send into the ring."""
     join = TreeJoin(host.net.app, joiner.me, attempt)
-    return sealed(joiner.forest.sealer, msgspec.structs.replace(join, **fields))
+    return sealed(joiner.forest.sealer, voucher(joiner.id), msgspec.structs.replace(join, **fields))
 
 
 def carry(host: Host, relay: Host, join: TreeJoin) -> Verdict:
@@ -87,7 +87,7 @@ def test_a_join_that_its_joiner_did_not_make_goes_no_further_and_costs_whoever_h
 
 def test_nobody_seals_for_another() -> None:
     net, root, liar, victim = stage()
-    join = sealed(liar.forest.sealer, TreeJoin(net.app, victim.me, 1 << 50))
+    join = sealed(liar.forest.sealer, voucher(victim.id), TreeJoin(net.app, victim.me, 1 << 50))
     assert carry(root, liar, join) is Verdict.CONSUME
     assert root.penalties[-1][:2] == (liar.id, Code.BAD_SIGNATURE)
 
@@ -137,13 +137,32 @@ def test_who_was_told_whom_to_ask_asks_there_and_has_a_place(monkeypatch: pytest
     net.run_until(lambda: child.grove().tree.parent == root.id, SECOND)
 
 
-def test_phantoms_take_no_slots() -> None:
+def phantom(net: Net, index: int, vouched: bytes | None = None) -> TreeJoin:
+    """A join that is well sealed, by a key that is not of ``net``; a member's unless ``vouched`` says otherwise."""
+    shown = voucher(contact(index).id) if vouched is None else vouched
+    return sealed(sealer(key(index)), shown, TreeJoin(net.app, contact(index), 1))
+
+
+def test_who_was_never_endorsed_is_not_answered() -> None:
     """A liar may make keys, and joins that are well sealed, for as many nodes as it likes."""
+    net, root, liar, other = stage()
+    for index, vouched in enumerate((b"", b"elsewhere" * 8), 100):
+        assert carry(root, liar, phantom(net, index, vouched)) is Verdict.CONSUME
+    assert not root.penalties, "perhaps the news of another authority is under way"
+    for index, vouched in enumerate((voucher(liar.id), voucher(contact(99).id)[:40]), 200):
+        assert carry(root, other, phantom(net, index, vouched)) is Verdict.CONSUME
+    assert {peer for peer, _, _ in root.penalties} == {other.id}
+    root.forest.roll.revoke(contact(300).id)
+    assert carry(root, liar, phantom(net, 300)) is Verdict.CONSUME
+    assert {dst for _, _, dst, _ in net.sent} <= set(net.hosts)
+    assert root.forest.counters["joins_unproven"] == 5
+
+
+def test_members_that_are_not_there_take_no_slots() -> None:
     net, root, liar, _ = stage()
     before = sorted(root.grove().tree.children)
     for index in range(100, 300):
-        join = sealed(sealer(key(index)), TreeJoin(net.app, contact(index), 1))
-        deliver(root, liar, join)
+        deliver(root, liar, phantom(net, index))
     assert sorted(root.grove().tree.children) == before
     assert root.grove().tree._has_slot(STRANGER)
     assert not root.penalties
@@ -186,8 +205,22 @@ def test_who_carries_keeps_a_pace_and_costs_no_other_relay_its_own() -> None:
     assert root.forest.counters["joins_paced"] >= 10_000 - burst
     assert len(told(net, liar)) <= 2 * burst
     net.sent.clear()
-    carry(root, honest, asked(root, liar, 1 << 50))
-    assert told(net, liar) == [TreeRefuse(net.app, 1 << 50, (root.me,))]
+    carry(root, honest, asked(root, honest, 1 << 50))
+    assert any(isinstance(message, TreeAccept) for message in told(net, honest))
+
+
+def test_who_joins_all_the_time_leaves_an_honest_relay_its_pace() -> None:
+    net, root, relay, liar = stage()
+    for attempt in range(10_000):
+        carry(root, relay, asked(root, liar, (1 << 50) + attempt))
+        net.now += net.config.relay_pause
+    most = net.config.joiner_burst + 10_000 * net.config.relay_pause // net.config.joiner_pause + 1
+    assert 0 < len(told(net, liar)) <= most
+    child = next(host for host in net.hosts.values() if host not in (root, relay, liar))
+    net.sent.clear()
+    net.now += net.config.relay_pause
+    carry(root, relay, asked(root, child))
+    assert told(net, child) == [TreeRefuse(net.app, 1 << 50, (root.me,))]
 
 
 def test_a_child_that_joins_all_the_time_is_answered_now_and_then() -> None:
@@ -217,5 +250,5 @@ def test_what_is_remembered_of_joins_is_bounded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "MAX_SEEN", 5)
     net, root, liar, _ = stage()
     for index in range(100, 120):
-        carry(root, liar, sealed(sealer(key(index)), TreeJoin(net.app, contact(index), 1)))
+        carry(root, liar, phantom(net, index))
     assert len(root.forest._joins._seen) == 5
