@@ -257,3 +257,8 @@ def test_every_promise_of_the_threat_model_names_code_and_a_check_that_exist() -
                     yield f"{promise}: {check} is neither a test nor a command that checks"
 
     none(flaws())
+
+
+def test_decisions_are_numbered_in_their_order() -> None:
+    numbers = re.findall(r"^## (\d+)\. ", (ROOT / "docs" / "decisions.md").read_text(), re.MULTILINE)
+    assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
