@@ -30,6 +30,8 @@ PUSH = f"/{SERVICE}/Push"
 
 ACCEPTED = ("mycelia-link", "1")
 """Initial metadata of every accepted call.  A call that failed has initial metadata too, but it is empty."""
+REVOKED = ("mycelia-refused", "revoked")
+"""Trailing metadata of a call that is refused because the caller's membership was revoked."""
 
 _WINDOW = 2 << 20
 _MESSAGE = MAX_FRAME + 64 * 1024
@@ -61,6 +63,10 @@ Current = Callable[[], Credentials]
 
 class UnreachableError(TransportError):
     """No address of the peer answered with its certificate."""
+
+
+class DisownedError(TransportError):
+    """The peer refuses this node because its membership was revoked, as the peer says."""
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from protocol.ids import NodeId, short
 from protocol.messages import Contact, Message, Routed
 
 from . import channels
-from .channels import ACCEPTED, Current, UnreachableError
+from .channels import ACCEPTED, Current, DisownedError, UnreachableError
 from .control import Link
 from .frames import DriverMessage, Goodbye
 from .front import Door, Front, FrontConfig
@@ -60,8 +60,6 @@ class LinkConfig:
     """What strangers may cost."""
 
 
-REVOKED = "membership revoked"
-"""Why a peer is refused for good; it is told."""
 MAX_REFUSALS = 64
 """Peers that are remembered for having refused this node."""
 
@@ -102,8 +100,8 @@ class LinkManager:
         self._links: dict[NodeId, Link] = {}
         self._active: OrderedDict[NodeId, float] = OrderedDict()
         self._revoked: dict[NodeId, None] = {}
-        self._refusals: dict[NodeId, str] = {}
-        """Peers that took the call and refused this node a link, and why, as they say."""
+        self._refusals: dict[NodeId, tuple[str, bool]] = {}
+        """Peers that took the call and refused this node a link: why, and whether for a revocation, as they say."""
         self._pauses: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
         self._server: Any = None
@@ -204,7 +202,7 @@ class LinkManager:
     @property
     def disowned(self) -> list[NodeId]:
         """Peers that refuse this node because its membership was revoked, as they say."""
-        return [peer for peer, why in self._refusals.items() if REVOKED in why]
+        return [peer for peer, (_, disowned) in self._refusals.items() if disowned]
 
     def strangers(self) -> dict[str, int]:
         """What happened at the door, and how many stand there now."""
@@ -218,7 +216,7 @@ class LinkManager:
         if peer == self._me:
             return "that is this node itself"
         if peer in self._revoked:
-            return REVOKED
+            return "membership revoked"
         if self.penalties.banned(peer):
             return "too many protocol violations"
         return "shutting down" if self._closing else ""
@@ -255,17 +253,17 @@ class LinkManager:
         except TimeoutError:
             raise TransportError("no answer") from None
         except TransportError as error:
-            self._note_refusal(link.peer, str(error))
+            self._note_refusal(link.peer, str(error), disowned=isinstance(error, DisownedError))
             raise
         self._refusals.pop(link.peer, None)
         return stream
 
-    def _note_refusal(self, peer: NodeId, why: str) -> None:
+    def _note_refusal(self, peer: NodeId, why: str, *, disowned: bool) -> None:
         """For the operator, once for as long as ``peer`` gives the same reason."""
         known = self._refusals.get(peer)
-        if known == why or (known is None and len(self._refusals) >= MAX_REFUSALS):
+        if known == (why, disowned) or (known is None and len(self._refusals) >= MAX_REFUSALS):
             return
-        self._refusals[peer] = why
+        self._refusals[peer] = (why, disowned)
         log.info("no link to %s: %s", short(peer), why)
 
     async def read(self, link: Link, stream: Stream) -> None:
@@ -330,7 +328,8 @@ class LinkManager:
         refusal = self.refusal(peer) or ("" if peer in self._links else unless_linked)
         if refusal:
             self.counters["refused"] += 1
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+            for_good = (channels.REVOKED,) if peer in self._revoked else ()
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal, for_good)
         if self.front is not None:
             self.front.admit(context.peer(), peer)
         return peer

@@ -16,7 +16,7 @@ import grpc.aio
 
 from protocol.errors import TransportError
 
-from .channels import ACCEPTED, CONTROL, errors
+from .channels import ACCEPTED, CONTROL, REVOKED, DisownedError, errors
 
 CLOSING = 1.0
 """Seconds that a polite close may take before it is cut short."""
@@ -72,12 +72,15 @@ class DialledStream:
 
     @classmethod
     async def open(cls, channel: Any) -> DialledStream:
-        """Open the control stream on a connected channel.  Raises TransportError when the other side refuses."""
+        """Open the control stream on a connected channel.  Raises TransportError when the other side refuses, of which
+        DisownedError is one kind."""
         call = channel.stream_stream(CONTROL)()
         try:
             metadata = await call.initial_metadata()
             if ACCEPTED not in tuple(metadata or ()):
-                raise TransportError(f"refused: {await call.details() or 'no reason given'}")
+                why = f"refused: {await call.details() or 'no reason given'}"
+                revoked = REVOKED in tuple(await call.trailing_metadata() or ())
+                raise DisownedError(why) if revoked else TransportError(why)
         except BaseException:
             call.cancel()
             await channel.close()

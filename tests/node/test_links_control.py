@@ -370,3 +370,15 @@ def test_a_dial_is_bounded() -> None:
                 await channels.open_channel(fabric.members[1].id, [address], lambda: member.credentials, 0.2)
 
     asyncio.run(scenario())
+
+
+def test_words_of_a_refusal_that_sound_like_a_revocation_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with hosts(2) as (a, b):
+            monkeypatch.setattr(b.links, "refusal", lambda peer: "membership revoked")
+            a.links.send(b.id, Ping(1))
+            await until(lambda: SendFailed(b.id, Ping(1)) in a.events)
+            assert b.links.counters["refused"] == 1
+            assert a.links.disowned == []
+
+    asyncio.run(scenario())
