@@ -79,12 +79,19 @@ class TreeConfig:
     """How long a voter goes on believing in a root that does not say any more that it reigns.  A root that is dead,
     rather than silent about it, is noticed by the ring's liveness."""
 
+    candidacy: int = 3 * SECOND
+    """How long a promise binds a voter to a candidate that has not shown yet that it won: four ``answer_wait``."""
+
+    sit_out_limit: int = 60 * SECOND
+    """Upper bound of the growing time for which a voter promises nothing to a candidate that won nothing with the
+    promises that it got."""
+
     standing: int = 8
     """A node to which a voter knows this many live nodes that are closer to the application's id may not stand for
     root: views of the ring differ by a few nodes, not by eight."""
 
     epoch_burst: int = 16
-    """Epochs that one candidate may ask of a voter in quick succession."""
+    """Questions for a promise that one candidate may ask a voter in quick succession."""
 
     epoch_pause: int = 1 * SECOND
     """Time after which it may ask for one more.  An honest candidate pauses longer."""

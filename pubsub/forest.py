@@ -56,6 +56,7 @@ from .messages import (
     WaveId,
     WaveOpen,
     WaveUp,
+    Withdraw,
 )
 from .ports import Genesis, Overlay, Roles
 from .proofs import Proofs
@@ -321,6 +322,11 @@ class Forest:
         else:
             self.out.send(peer, TreeRefuse(message.app, 0, unknown=True))
 
+    def on_withdraw(self, peer: NodeId, message: Withdraw, now: int) -> None:
+        voter = self.voters.get(message.app)
+        if voter is not None:
+            voter.on_withdraw(peer, message, now)
+
     def on_accept(self, peer: NodeId, message: Accept, now: int) -> None:
         voter = self._voter_of(message.head.app)
         if voter is not None:
@@ -385,8 +391,10 @@ class Forest:
         """Whom does this node follow, and what does it know to be committed?"""
         grove, voter, head = self.groves.get(message.app), self.voters.get(message.app), self.newest(message.app)
         root = voter.root if voter is not None and voter.root is not None and voter.root.id != self.me.id else None
-        hears = voter is not None and voter.hears_other(peer, now)
-        if grove is not None and grove.proposer.leading:
+        hears = voter is not None and voter.lease.bars(peer, now)
+        if voter is not None and hears and not voter.lease.other(peer, now):
+            root = None
+        if grove is not None and grove.proposer.reigns:
             root, hears = self.me, True
         if head is not None:
             held = voter.ballot.accepted if voter is not None else None
@@ -433,6 +441,7 @@ _HANDLERS: dict[type[Message], _Handler] = {
     HeadQuery: Forest.on_query,
     HeadAnswer: _to_grove(Grove.on_answer),
     Prepare: Forest.on_prepare,
+    Withdraw: Forest.on_withdraw,
     Accept: Forest.on_accept,
     Promise: _to_grove(lambda grove, *event: grove.throne.on_promise(*event)),
     Accepted: _to_grove(lambda grove, *event: grove.throne.on_accepted(*event)),

@@ -214,7 +214,8 @@ class HeadAnswer(Message):
     head: Head | None
     """The newest head that the sender knows to be committed; in outline, when its values were not asked for."""
     hears: bool = False
-    """The sender is a voter and hears ``root`` reign: it would promise nothing to anybody else."""
+    """The sender is a voter and would promise nothing to who asks: it stays with ``root``; where none is named, others
+    have their turn."""
 
 
 @register(60, 2048)
@@ -279,6 +280,14 @@ class Holding(Message):
 
     app: Id
     order: Order
+
+
+@register(66, 128)
+class Withdraw(Message):
+    """From a candidate that has not won ``epoch`` and gives it up, to those who promised it: vote for whom you like."""
+
+    app: Id
+    epoch: Natural
 
 
 @register(72, 128)

@@ -34,7 +34,7 @@ from protocol.streams import Stream
 from .config import TreeConfig
 from .heads import MAX_SEALS, Head, Life, Link, Proof, Vote, Warrant
 from .holdings import Holdings
-from .messages import LEAP, Accept, Accepted, Holding, Prepare, Promise
+from .messages import LEAP, Accept, Accepted, Holding, Prepare, Promise, Withdraw
 from .ports import Overlay
 from .proofs import Proofs, charter, full, majority, seated, shortened
 from .sizes import bounded, limit
@@ -55,7 +55,7 @@ class Proposer:
     __slots__ = (
         "_accepted", "_asked", "_best", "_config", "_genesis", "_holding", "_holdings", "_known", "_limit", "_me",
         "_moved", "_on_committed", "_on_rooted", "_out", "_proofs", "_proposed", "_refused", "_ring", "_since",
-        "_status", "_stream", "_tally", "_tries", "_warrant", "app", "epoch", "head", "phase",
+        "_status", "_stream", "_tally", "_tries", "_warrant", "app", "epoch", "head", "phase", "reigns",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,8 @@ class Proposer:
         self._genesis, self._limit = genesis, limit(genesis.model)
         self._on_rooted, self._on_committed, self._status = on_rooted, on_committed, status
         self.phase = Phase.IDLE
+        self.reigns = False
+        """This node is root: it leads, or has led and is winning a newer epoch."""
         self.epoch = 0
         """The highest epoch seen or used."""
         self.head: Head | None = None
@@ -93,8 +95,8 @@ class Proposer:
         self._accepted: dict[NodeId, Seal] = {}
         self._holding: dict[NodeId, int] = {}
         """Voters to whom the proposed content is on its way, and when they last said so."""
-        self._refused: dict[NodeId, bool] = {}
-        """Voters that follow another candidate: they will refuse all that we say in this epoch."""
+        self._refused: dict[NodeId, int] = {}
+        """Voters that follow another candidate, and in which epoch: they refuse all that we say in ours."""
         self._proposed: Head | None = None
         self._warrant: Warrant | None = None
         self._since = self._moved = 0
@@ -123,6 +125,19 @@ class Proposer:
         self._tally, self._refused = Tally(), {}
         self._begin(now)
         self._ask(now)
+
+    @property
+    def overtaken(self) -> bool:
+        """Has one of the voters promised a newer epoch to somebody else?  It refuses whatever is proposed in ours."""
+        seats = self.head.seats if self.head is not None else ()
+        return self.leading and any(self._refused.get(peer, 0) > self.epoch for peer in seats)
+
+    def renew(self, now: int) -> None:
+        """As root and between two heads: win an epoch that is newer than any that a voter has promised."""
+        assert self.leading and self.head is not None and not self.busy
+        self.epoch = min(max(self._refused.values(), default=0), self.epoch + LEAP // 2)
+        self.phase = Phase.IDLE
+        self.stand(self.head, now)
 
     def _begin(self, now: int) -> None:
         self._since = self._moved = now
@@ -314,7 +329,7 @@ class Proposer:
         self._proposed, self.head = None, head
         self._out.cancel_timer(("tree.head", self.app))
         if self.phase is Phase.ADOPTING:
-            self.phase = Phase.LEADING
+            self.phase, self.reigns = Phase.LEADING, True
             self._on_rooted(head, now)
         else:
             self._on_committed(head, now)
@@ -331,24 +346,6 @@ class Proposer:
             self._accepted[peer] = message.seal
             links = shortened(self._genesis.seats, head.proof.links, self._accepted)
             self.head = msgspec.structs.replace(head, proof=Proof((*seals, message.seal), links))
-
-    def next_voters(self, voters: tuple[Contact, ...]) -> tuple[Contact, ...]:
-        """One step towards a full set of live voters: the closest live node is added, or a dead voter removed.
-
-        Never towards a set without a live majority: once a single voter has accepted such a head nobody can decide
-        anything any more, although a majority of the old set may come back.
-        """
-        alive = {voter.id: True for voter in voters if voter.id == self._me.id or self._ring.alive(voter.id)}
-        changed = voters
-        if len(voters) < len(self._genesis.voters):
-            seats = [voter.id for voter in voters]
-            fresh = [c for c in self._ring.closest(self.app, 2 * len(voters) + 2) if c.id not in seats]
-            changed = (*voters, *fresh[:1])
-            alive.update((contact.id, True) for contact in fresh[:1])
-        elif len(alive) < len(voters):
-            dead = next(voter for voter in voters if voter.id not in alive)
-            changed = tuple(voter for voter in voters if voter is not dead)
-        return changed if majority(ids(changed), alive) else voters
 
     @property
     def settled(self) -> bool:
@@ -379,7 +376,7 @@ class Proposer:
             return False
         if epoch < self.epoch and not (candidate and self._proposed is None):
             return False  # said of something older
-        self._refused[peer] = True
+        self._refused[peer] = epoch
         return self._beaten()
 
     def _beaten(self) -> bool:
@@ -437,7 +434,10 @@ class Proposer:
 
     def retire(self, epoch: int) -> bool:
         """A newer epoch exists, or candidacy makes no sense any more.  True when this node was root."""
-        was_root = self.phase is Phase.LEADING
+        was_root, self.reigns = self.reigns, False
+        if self.phase in (Phase.PREPARING, Phase.ADOPTING):
+            for peer in self._tally:
+                self._out.send(peer, Withdraw(self.app, self.epoch))
         self.epoch = max(self.epoch, epoch)
         self.phase, self._proposed, self._known, self._best = Phase.IDLE, None, self._genesis, None
         self._tally, self._accepted, self._refused = Tally(), {}, {}

@@ -72,7 +72,7 @@ class Rendezvous:
     def serve(self, now: int) -> None:
         """Called whenever the ring changed: is it on this node to see that there is a root?"""
         grove = self._grove
-        if grove.finished or grove.proposer.leading:
+        if grove.finished or grove.proposer.reigns:
             return
         if not self._is_ours(now):
             self._retreat()
@@ -202,9 +202,7 @@ class Rendezvous:
 
     def _free(self) -> bool:
         """Would a majority of the voters promise?"""
-        hearing = self._hearing()
-        free = [peer for peer in self._answers if peer not in hearing]
-        return majority(self._grove.base.seats, free)
+        return majority(self._grove.base.seats, [peer for peer, answer in self._answers.items() if not answer.hears])
 
     def on_search_timer(self, now: int) -> None:
         """Those who have not answered by now will not."""

@@ -6,7 +6,8 @@ minority that dies, and later another, does not add up to a lost application.
 
 A root says to its voters every few seconds that it reigns, with the last head that it committed as proof.  Whoever
 hears it promises nothing to others; whoever follows another by now says so.  A root gives way when a majority of its
-voters refuses it, or when a newer head proves that there was another: never on the word of a single node.
+voters refuses it, or when a newer head proves that there was another: never on the word of a single node.  A minority
+that refuses it is won back by a newer epoch between two rounds.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ from protocol.messages import Contact
 from .heads import Head
 from .messages import LEAP, Accepted, Committed, Holding, Promise, Reign, Stale
 from .proposer import Phase, Proposer
+from .seating import next_voters
 
 if TYPE_CHECKING:
     from .forest import Forest
     from .grove import Grove
 
+MAX_RENEWAL_DOUBLINGS = 5
+
 
 class Throne:
     """See the module."""
 
-    __slots__ = ("_forest", "_grove", "_queued", "proposer")
+    __slots__ = ("_forest", "_grove", "_queued", "_renewals", "_renewed", "proposer")
 
     def __init__(self, grove: Grove, forest: Forest) -> None:
         self._grove, self._forest = grove, forest
@@ -41,6 +45,8 @@ class Throne:
         )  # fmt: skip
         self._queued: Head | None = None
         """The result of a round that waits for the voters to be changed."""
+        self._renewals = self._renewed = 0
+        """How often this node, as root, went on to a newer epoch, and until when it does not do so again."""
 
     # ---- to the throne, and from it ---------------------------------------------------------------------------------
 
@@ -80,9 +86,9 @@ class Throne:
     def retire(self, epoch: int) -> bool:
         """Be neither root nor candidate; True when this node was root."""
         head = self.proposer.head
-        if self.proposer.leading and head is not None:
+        if self.proposer.reigns and head is not None:
             self._unwatch(head)
-            if epoch <= self.proposer.epoch and not head.finished:
+            if not head.finished:
                 self._say_reign(head, over=True)
         self._queued = None
         return self.proposer.retire(epoch)
@@ -130,7 +136,9 @@ class Throne:
             self.proposer.propose(msgspec.structs.replace(head, voters=voters, revision=head.revision + 1), now)
 
     def _next_voters(self, head: Head, now: int) -> tuple[Contact, ...]:
-        voters = self.proposer.next_voters(head.voters)
+        grove, forest = self._grove, self._forest
+        size = len(grove.genesis.voters)
+        voters = next_voters(grove.app, head.voters, size, forest.me.id, forest.ring)
         if voters != head.voters and self.proposer.settled:
             self._status("running", "its voters stay: there is no room for a proof of others", now)
             return head.voters
@@ -142,10 +150,20 @@ class Throne:
         queued, self._queued = self._queued, None
         if head.revision:
             self._repair(now)
-        else:
+        elif head.finished or not self._renew(now):
             self._forest.roles.committed(self._grove.app, head, now)
         if queued is not None:
             self.propose(queued, now)
+
+    def _renew(self, now: int) -> bool:
+        """Between two rounds, win back voters that follow somebody else: otherwise they would be lost to this root for
+        ever, one more each time that one loses sight of it.  Voters may lie, so this happens ever less often."""
+        if not self.proposer.overtaken or now < self._renewed:
+            return False
+        self._renewals += 1
+        self._renewed = now + (self._forest.config.reign_patience << min(self._renewals, MAX_RENEWAL_DOUBLINGS))
+        self.proposer.renew(now)
+        return True
 
     def _announce(self, head: Head, now: int) -> None:
         """Outside the tree one must know who the voters are, and when all is over."""

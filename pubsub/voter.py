@@ -8,8 +8,9 @@ the content is here, pinned, before the head is stored, and what only the older 
 
 A voter takes nobody's word.  It seals a head only when the chain in it proves on whose voters it stands, when it
 changes them by one at most, and when its root shows a right to propose it (``heads.Warrant``).  It promises only to a
-candidate that stands near the application's id, an epoch within reach, and not while it hears a root reign whose
-commits are proven: whoever cannot reach that root may not depose it (Raft's pre-vote and leader stickiness in one).
+candidate that stands near the application's id, an epoch within reach, and not while another holds its lease: a root
+whose commits are proven, or a candidate that was promised something just now (``lease``).  Whoever cannot reach a root
+may not depose it (Raft's pre-vote and leader stickiness in one).
 """
 
 from __future__ import annotations
@@ -27,14 +28,12 @@ from protocol.messages import Contact, Message, Value
 from .config import TreeConfig
 from .heads import Head, Life, Warrant
 from .holdings import Holdings
-from .messages import FAR, LEAP, Accept, Accepted, Holding, Prepare, Promise, Reign, Stale
-from .paces import Paces
+from .lease import Lease
+from .messages import FAR, LEAP, Accept, Accepted, Holding, Prepare, Promise, Reign, Stale, Withdraw
 from .ports import Overlay
 from .proofs import Proofs
 
 MAX_PENDING = 64
-MAX_CANDIDATES = 16
-"""Candidates whose pace is remembered."""
 
 
 class Ballot(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -66,8 +65,8 @@ class Voter:
     """This node's vote on one application."""
 
     __slots__ = (
-        "_arriving", "_config", "_count", "_genesis", "_heard", "_holdings", "_limit", "_me", "_newest", "_out",
-        "_paces", "_pending", "_proofs", "_released", "_ring", "app", "ballot", "over",
+        "_arriving", "_config", "_count", "_genesis", "_holdings", "_limit", "_me", "_newest", "_out", "_pending",
+        "_proofs", "_released", "_ring", "app", "ballot", "lease", "over",
     )  # fmt: skip
 
     def __init__(
@@ -100,10 +99,7 @@ class Voter:
         """Answers that wait for their ``Stored``, in the order of the stores, and what may be let go with them."""
         self._released: list[BlobId] = []
         """Artifacts of older heads, to be let go with the next store."""
-        self._heard = -1
-        """When the root that this voter follows last said that it reigns, ns; -1: never."""
-        self._paces = Paces(config.epoch_burst, config.epoch_pause, MAX_CANDIDATES)
-        """Candidate → (epochs that it may still ask for at once, since when)."""
+        self.lease = Lease("vote:" + app.hex(), config, ring)
 
     @staticmethod
     def key(app: AppId) -> str:
@@ -115,6 +111,8 @@ class Voter:
         self.ballot = _decoder.decode(value)
         for blob in _artifacts(self.ballot.accepted):
             self._out.pin(blob)
+        if self.ballot.candidate is not None:
+            self.lease.recall(self.ballot.candidate)
 
     # ---- phase 1 ----------------------------------------------------------------------------------------------------
 
@@ -125,18 +123,23 @@ class Voter:
             self._out.penalize(peer, Code.UNAUTHORISED, "candidate for another node")
         elif epoch > self._reach() + FAR:
             self._out.penalize(peer, Code.UNAUTHORISED, "epoch out of reach")
+        elif not self.lease.in_pace(peer, now):
+            self._count("candidates_hasty")
         elif epoch == ballot.promised and _same_life(ballot.candidate, candidate):
             self._promise(peer)
-        elif epoch <= ballot.promised or epoch > self._reach() + LEAP or self.hears_other(peer, now):
+        elif self.lease.bars(peer, now) or epoch <= ballot.promised or epoch > self._reach() + LEAP:
             self._refuse(peer)
         elif not self._plausible(candidate):
             self._count("candidates_implausible")
-        elif not self._paces.take(peer, now):
-            self._count("candidates_hasty")
         else:
-            self._stop_listening()
+            self.lease.take(candidate, now)
             self.ballot = msgspec.structs.replace(ballot, promised=epoch, candidate=candidate)
             self._promise(peer)
+
+    def on_withdraw(self, peer: NodeId, message: Withdraw, now: int) -> None:
+        """``peer`` has not won ``message.epoch`` and does not try any longer; what was promised stays promised."""
+        if message.epoch == self.ballot.promised:
+            self.lease.give_back(peer, now)
 
     def _promise(self, peer: NodeId) -> None:
         ballot = self.ballot
@@ -176,30 +179,20 @@ class Voter:
         head, ballot = message.head, self.ballot
         if head.root.id != peer:
             self._out.penalize(peer, Code.UNAUTHORISED, "reign of another")
-        elif head.epoch < ballot.promised:
+        elif message.over:
+            self.lease.give_back(peer, now)
+        elif head.epoch < ballot.promised or (head.epoch == ballot.promised and not self._follows(head.root)):
             self._refuse(peer)
-        elif head.epoch == ballot.promised and _same_life(ballot.candidate, head.root):
-            if message.over:
-                self._stop_listening()
-            elif not self.over:
-                self._heard = now
-                self._ring.watch(peer, self._purpose, now)
+        elif not self.over:
+            self.lease.prolong(head.root, now)
 
-    def hears_other(self, peer: NodeId, now: int) -> bool:
-        """Is there a live root, and is it another than ``peer``?"""
-        root = self.ballot.candidate
-        if root is None or root.id == peer or self._heard < 0 or now - self._heard > self._config.reign_patience:
-            return False
-        return self._ring.alive(root.id)
-
-    def _stop_listening(self) -> None:
-        if self._heard >= 0 and self.ballot.candidate is not None:
-            self._ring.unwatch(self.ballot.candidate.id, self._purpose)
-        self._heard = -1
+    def _follows(self, root: Contact) -> bool:
+        return _same_life(self.ballot.candidate, root)
 
     @property
-    def _purpose(self) -> str:
-        return "vote:" + self.app.hex()
+    def root(self) -> Contact | None:
+        """Whom this voter follows, or followed last."""
+        return self.lease.holder or self.ballot.candidate
 
     # ---- phase 2 ----------------------------------------------------------------------------------------------------
 
@@ -218,12 +211,14 @@ class Voter:
         elif self._superseded(head):
             self._refuse(peer)
         elif self._arriving == statement.digest():
+            self.lease.prolong(head.root, now)
             self._out.send(peer, Holding(self.app, head.order))
         elif not self._may(genesis, head, warrant):
             self._out.penalize(peer, Code.UNAUTHORISED, "head without a right to propose it")
         elif self._forgets(genesis, head):
             self._refuse(peer)
         else:
+            self.lease.prolong(head.root, now)
             self._arriving = statement.digest()
             self._fetch([head.model, head.state], peer, lambda at: self._hold(peer, head, warrant), now)
 
@@ -269,7 +264,7 @@ class Voter:
         ballot = self.ballot
         if head.epoch < ballot.promised:
             return True
-        if head.epoch == ballot.promised and not _same_life(ballot.candidate, head.root):
+        if head.epoch == ballot.promised and not self._follows(head.root):
             return True
         return ballot.accepted is not None and head.order < ballot.accepted.order
 
@@ -282,8 +277,6 @@ class Voter:
         statement = head.statement()
         assert statement is not None
         before = self.ballot.accepted
-        if not _same_life(self.ballot.candidate, head.root):
-            self._stop_listening()
         self.ballot = Ballot(head.epoch, head.root, head, warrant)
         self._repin(before, head)
         digest = statement.digest()
@@ -292,11 +285,11 @@ class Voter:
     def conclude(self) -> None:
         """The application is over: nobody need reign."""
         self.over = True
-        self._stop_listening()
+        self.lease.end()
 
     def forget(self) -> None:
         """Give back all that this vote holds."""
-        self._stop_listening()
+        self.lease.end()
         for blob in (*_artifacts(self.ballot.accepted), *self._released):
             self._out.unpin(blob)
         for _, _, released in self._pending:
@@ -339,8 +332,3 @@ class Voter:
             self._out.send(peer, message)
             for blob in released:
                 self._out.unpin(blob)
-
-    @property
-    def root(self) -> Contact | None:
-        """Whom this voter follows."""
-        return self.ballot.candidate

@@ -9,13 +9,13 @@ from typing import Any
 from dht.messages import Record
 from fl.coordinator import Coordinator
 from fl.records import Records
-from protocol.ids import NodeId
+from protocol.ids import AppId, NodeId
 from protocol.messages import EMPTY, Contact, Value
+from pubsub import throne
 from pubsub.deposits import Deposits
 from pubsub.forest import Forest
 from pubsub.messages import Partial
 from pubsub.ports import Genesis
-from pubsub.proposer import Proposer
 from pubsub.voter import Voter
 
 from .planting import patched
@@ -43,10 +43,10 @@ def code_kept_at_home_alone() -> AbstractContextManager[None]:
 def dead_voters_stay() -> AbstractContextManager[None]:
     """A root never replaces a voter."""
 
-    def next_voters(self: Proposer, voters: tuple[Contact, ...]) -> tuple[Contact, ...]:
+    def next_voters(app: AppId, voters: tuple[Contact, ...], *_: Any) -> tuple[Contact, ...]:
         return voters
 
-    return patched(Proposer, "next_voters", next_voters)
+    return patched(throne, "next_voters", next_voters)
 
 
 def server_state_lost() -> AbstractContextManager[None]:

@@ -8,13 +8,15 @@ from contextlib import AbstractContextManager
 
 import msgspec
 
-from protocol.ids import NodeId
+from protocol.ids import AppId, NodeId
 from protocol.messages import Contact, Message
 from protocol.signing import Seal
 from pubsub import proofs as proofs_module
 from pubsub import proposer as proposer_module
+from pubsub import throne as throne_module
 from pubsub.heads import Head, Vote, Warrant
 from pubsub.messages import Accepted, Prepare, Promise
+from pubsub.ports import Overlay
 from pubsub.proofs import Proofs
 from pubsub.proposer import Phase, Proposer
 from pubsub.tally import Report
@@ -149,10 +151,12 @@ def adopt_own_head() -> AbstractContextManager[None]:
 def two_voters_at_once() -> AbstractContextManager[None]:
     """A dead voter is replaced by another node in one step."""
 
-    def next_voters(self: Proposer, voters: tuple[Contact, ...]) -> tuple[Contact, ...]:
+    def next_voters(
+        app: AppId, voters: tuple[Contact, ...], size: int, me: NodeId, ring: Overlay
+    ) -> tuple[Contact, ...]:
         seated = [voter.id for voter in voters]
-        dead = [voter for voter in voters if voter.id != self._me.id and not self._ring.alive(voter.id)]
-        fresh = [contact for contact in self._ring.closest(self.app, 16) if contact.id not in seated]
+        dead = [voter for voter in voters if voter.id != me and not ring.alive(voter.id)]
+        fresh = [contact for contact in ring.closest(app, 16) if contact.id not in seated]
         if not dead or not fresh:
             return voters
         return (*(voter for voter in voters if voter is not dead[0]), fresh[0])
@@ -160,4 +164,4 @@ def two_voters_at_once() -> AbstractContextManager[None]:
     def any_step(before: tuple[NodeId, ...], after: tuple[NodeId, ...]) -> bool:
         return True
 
-    return together(patched(Proposer, "next_voters", next_voters), patched(proofs_module, "one_step", any_step))
+    return together(patched(throne_module, "next_voters", next_voters), patched(proofs_module, "one_step", any_step))

@@ -14,6 +14,7 @@ class QuietRing:
     def __init__(self, near: tuple[Contact, ...]) -> None:
         self.near = near
         self.dead: list[NodeId] = []
+        self.watched: list[tuple[NodeId, str]] = []
 
     def closest(self, key: bytes, count: int) -> list[Contact]:
         return [contact for contact in self.near if contact.id not in self.dead][:count]
@@ -29,6 +30,12 @@ class QuietRing:
 
     def route(self, key: bytes, message: Message, now: int) -> None: ...
     def learn(self, contact: Contact) -> None: ...
-    def watch(self, peer: NodeId, purpose: str, now: int) -> None: ...
     def show(self, peer: NodeId, app: bytes) -> None: ...
-    def unwatch(self, peer: NodeId, purpose: str) -> None: ...
+
+    def watch(self, peer: NodeId, purpose: str, now: int) -> None:
+        if (peer, purpose) not in self.watched:
+            self.watched.append((peer, purpose))
+
+    def unwatch(self, peer: NodeId, purpose: str) -> None:
+        if (peer, purpose) in self.watched:
+            self.watched.remove((peer, purpose))

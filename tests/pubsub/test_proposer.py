@@ -194,17 +194,6 @@ def test_a_head_older_than_what_is_known_to_be_committed_is_never_taken_over() -
     assert "stalled" in bench.said
 
 
-def test_one_voter_is_added_or_one_removed_never_both(bench: Bench) -> None:
-    leading(bench)
-    bench.ring.near = V[3:]
-    bench.ring.dead = ids(2)
-    without = bench.proposer.next_voters(V[:3])
-    assert without == V[:2]
-    assert bench.proposer.next_voters(without) == (*V[:2], V[3])
-    bench.ring.dead = ids(0, 1, 2)
-    assert bench.proposer.next_voters(V[:3]) == V[:3]
-
-
 def test_who_does_not_answer_is_asked_again_with_growing_pauses(bench: Bench) -> None:
     bench.promise(V[1])
     bench.sent(Prepare)

@@ -24,13 +24,15 @@ from pubsub.heads import Head
 from pubsub.holdings import Holdings
 from pubsub.messages import Accept, Accepted, Prepare, Promise, Stale
 from pubsub.proposer import Phase, Proposer
+from pubsub.seating import next_voters
 from pubsub.voter import Ballot, Voter
 from tests.pubsub.quiet import QuietRing
 from tests.pubsub.seals import node, proofs
 
 APP = b"application-id-1"
 CONTACTS = tuple(Contact(node(index), (f"10.0.0.{index}:1",), 1) for index in range(5))
-CONFIG = TreeConfig(epoch_burst=1 << 30)
+CONFIG = TreeConfig(epoch_burst=1 << 30, candidacy=-1, reign_patience=-1, sit_out_limit=0)
+"""Safety is without patience: everybody may have a promise at any time."""
 SEATS = 4
 MAX_FLYING = 100
 NODES = st.integers(0, len(CONTACTS) - 1)
@@ -178,7 +180,9 @@ class RegisterMachine(RuleBasedStateMachine):
         if proposer.leading and not proposer.busy and proposer.head is not None:
             self.models += 1
             head, model = proposer.head, Value(4, self.models.to_bytes(4, "big"))
-            voters = proposer.next_voters(head.voters) if not proposer.settled else head.voters
+            voters = head.voters
+            if not proposer.settled:
+                voters = next_voters(APP, voters, SEATS, peer.me.id, self.ring)
             next_ = msgspec.structs.replace(head, round=head.round + 1, revision=0, model=model, voters=voters)
             if self.models % 3 == 0 and voters != head.voters:  # between rounds
                 next_ = msgspec.structs.replace(head, revision=head.revision + 1, voters=voters)

@@ -13,13 +13,14 @@ from protocol.messages import Contact, Message, Value
 from pubsub.config import TreeConfig
 from pubsub.heads import Head
 from pubsub.holdings import Holdings
-from pubsub.messages import LEAP, Accept, Accepted, Holding, Prepare, Promise, Reign, Stale
+from pubsub.messages import LEAP, Accept, Accepted, Holding, Prepare, Promise, Reign, Stale, Withdraw
 from pubsub.sizes import FACTOR, SLACK, limit
 from pubsub.voter import MAX_PENDING, Ballot, Voter
 from tests.pubsub.quiet import QuietRing
 from tests.pubsub.seals import continued, digest, granted, node, proofs, proven, seal, vote
 
 APP = b"application-id-1"
+CONFIG = TreeConfig()
 ME = node(0)
 A, B = Contact(node(1), ("10.0.0.1:1",), 1), Contact(node(2), ("10.0.0.2:1",), 1)
 C = Contact(node(3), ("10.0.0.3:1",), 1)
@@ -59,7 +60,7 @@ class Bench:
         self.ring = QuietRing((A, B, C))
         self.newest: Head | None = None
         self.voter = Voter(
-            APP, ME, config=TreeConfig(), ring=self.ring, out=self.out, holdings=self.holdings, proofs=proofs(ME),
+            APP, ME, config=CONFIG, ring=self.ring, out=self.out, holdings=self.holdings, proofs=proofs(ME),
             genesis=lambda app: GENESIS, newest=lambda app: self.newest, count=self.counters.append,
             limit=lambda app: limit(GENESIS.model),
         )  # fmt: skip
@@ -91,7 +92,11 @@ class Bench:
         return sent + self.drain()
 
     def prepare(self, candidate: Contact, epoch: int) -> None:
-        self.now += TreeConfig().epoch_pause
+        """Asked when whoever held the lease has had its time."""
+        self.now += CONFIG.reign_patience + CONFIG.sit_out_limit
+        self.ask(candidate, epoch)
+
+    def ask(self, candidate: Contact, epoch: int) -> None:
         self.voter.on_prepare(candidate.id, Prepare(APP, epoch, candidate), self.now)
 
     def accept(self, of: Head) -> None:
@@ -328,15 +333,15 @@ def test_whoever_hears_a_root_promises_nothing_to_others_until_it_is_silent_dead
         bench.prepare(A, 1)
         bench.voter.on_reign(A.id, reign(A, 1), bench.now)
         bench.flush()
-        bench.prepare(B, 2)
+        bench.ask(B, 2)
         assert bench.flush() == [Stale(APP, 1)]
         if ending == "silence":
-            bench.now += TreeConfig().reign_patience + 1
+            bench.now += CONFIG.reign_patience + 1
         elif ending == "death":
             bench.ring.dead = [A.id]
         else:
             bench.voter.on_reign(A.id, msgspec.structs.replace(reign(A, 1), over=True), bench.now)
-        bench.prepare(B, 2)
+        bench.ask(B, 2)
         assert bench.flush() == [promise(B, 2)]
 
 
@@ -385,18 +390,87 @@ def test_epochs_grow_by_small_steps(bench: Bench) -> None:
     assert bench.flush() == [promise(A, 1000 + LEAP)]
 
 
-def test_one_candidate_gets_so_many_epochs_and_no_more_in_a_while(bench: Bench) -> None:
-    burst = TreeConfig().epoch_burst
+def test_one_candidate_gets_so_many_answers_and_no_more_in_a_while(bench: Bench) -> None:
+    burst = CONFIG.epoch_burst
     for epoch in range(1, 60):
-        bench.voter.on_prepare(A.id, Prepare(APP, epoch, A), 0)
+        bench.ask(A, epoch)
         if epoch % 20 == 0:
             bench.flush()
     assert bench.voter.ballot.promised == burst
     assert bench.counters.count("candidates_hasty") == 59 - burst
-    bench.voter.on_prepare(B.id, Prepare(APP, burst + 1, B), 0)
+    bench.now += CONFIG.epoch_pause
+    bench.ask(A, burst + 1)
     assert bench.voter.ballot.promised == burst + 1
-    bench.voter.on_prepare(A.id, Prepare(APP, burst + 2, A), TreeConfig().epoch_pause)
-    assert bench.voter.ballot.promised == burst + 2
+
+
+def test_refused_questions_cost_a_candidate_its_pace_too(bench: Bench) -> None:
+    bench.ask(A, 1)
+    for epoch in range(2, 60):
+        bench.ask(B, epoch)
+    assert bench.flush() == [Stale(APP, 1)] * CONFIG.epoch_burst + [promise(A, 1)]
+
+
+def test_whoever_was_promised_something_has_time_to_propose(bench: Bench) -> None:
+    bench.ask(A, 1)
+    bench.flush()
+    bench.now += CONFIG.candidacy
+    bench.ask(B, 2)
+    assert bench.flush() == [Stale(APP, 1)]
+    bench.accept(head(A, 1, 0))
+    bench.now += CONFIG.reign_patience
+    bench.ask(B, 2)
+    assert bench.flush() == [Stale(APP, 1), accepted(head(A, 1, 0))]
+    bench.now += 1
+    bench.ask(B, 2)
+    assert bench.flush() == [promise(B, 2, head(A, 1, 0))]
+
+
+def test_a_model_on_its_way_is_time_well_spent(bench: Bench) -> None:
+    bench.ask(A, 1)
+    for _ in range(10):
+        bench.accept(head(A, 1, 1, BIG))
+        bench.now += CONFIG.retry_limit
+        bench.ask(B, 2)
+    assert not [message for message in bench.flush() if isinstance(message, Promise) and message.epoch == 2]
+
+
+def test_who_gives_up_makes_room_but_takes_no_promise_back(bench: Bench) -> None:
+    bench.ask(A, 2)
+    bench.voter.on_withdraw(B.id, Withdraw(APP, 2), bench.now)
+    bench.voter.on_withdraw(A.id, Withdraw(APP, 1), bench.now)
+    bench.ask(B, 3)
+    bench.voter.on_withdraw(A.id, Withdraw(APP, 2), bench.now)
+    bench.ask(B, 2)
+    bench.ask(B, 3)
+    assert bench.flush() == [Stale(APP, 2)] * 2 + [promise(A, 2), promise(B, 3)]
+
+
+def test_a_restarted_voter_stays_with_the_root_that_it_followed(bench: Bench) -> None:
+    for ending in ("silence", "death"):
+        bench.disk = None
+        bench.restart()
+        bench.ask(A, 1)
+        bench.accept(head(A, 1, 0))
+        bench.flush()
+        bench.restart()
+        bench.now = 17 * CONFIG.reign_patience
+        bench.ask(B, 2)
+        assert bench.flush() == [Stale(APP, 1)]
+        assert (A.id, bench.voter.lease.purpose) in bench.ring.watched
+        if ending == "silence":
+            bench.now += CONFIG.reign_patience + 1
+        else:
+            bench.ring.dead = [A.id]
+        bench.ask(B, 2)
+        assert bench.flush() == [promise(B, 2, head(A, 1, 0))]
+
+
+def test_a_voter_follows_a_proven_root_of_an_epoch_that_it_missed(bench: Bench) -> None:
+    bench.ask(A, 1)
+    bench.voter.on_reign(B.id, reign(B, 2), bench.now)
+    bench.ask(C, 3)
+    assert bench.flush() == [Stale(APP, 1), promise(A, 1)]
+    assert bench.voter.root == B
 
 
 # ---- what a voter seals --------------------------------------------------------------------------------------------
