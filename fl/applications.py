@@ -264,8 +264,9 @@ class Applications:
         if app is None:
             return
         self.out.emit(TookOver(app_id, head.epoch))
+        goes_on = app.coordinator is not None  # it only went on to a newer epoch
         self.committed(app_id, head, now)
-        if not head.finished and app_id in self.apps:
+        if not head.finished and not goes_on and app_id in self.apps:
             self.troubles.rooted(app_id, now)
             app.coordinator = Coordinator(app.spec, head, self)
             app.coordinator.start(now)

@@ -134,7 +134,8 @@ class Roles(Protocol):
         ...
 
     def rooted(self, app: AppId, head: Head, now: int) -> None:
-        """This node is root in ``head.epoch``; ``head`` is the last committed one."""
+        """This node is root in ``head.epoch``; ``head`` is the last committed one: news, when a root has merely gone on
+        to a newer epoch."""
         ...
 
     def unrooted(self, app: AppId, epoch: int, now: int) -> None:

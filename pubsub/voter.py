@@ -127,7 +127,7 @@ class Voter:
             self._count("candidates_hasty")
         elif epoch == ballot.promised and _same_life(ballot.candidate, candidate):
             self._promise(peer)
-        elif self.lease.bars(peer, now) or epoch <= ballot.promised or epoch > self._reach() + LEAP:
+        elif self.over or self.lease.bars(peer, now) or epoch <= ballot.promised or epoch > self._reach() + LEAP:
             self._refuse(peer)
         elif not self._plausible(candidate):
             self._count("candidates_implausible")
@@ -283,7 +283,7 @@ class Voter:
         self._answer(peer, Accepted(self.app, head.order, digest, self._proofs.accept(digest)))
 
     def conclude(self) -> None:
-        """The application is over: nobody need reign."""
+        """The application is over: nobody need reign, nor be promised anything."""
         self.over = True
         self.lease.end()
 

@@ -24,7 +24,7 @@ from fl import spec as specs
 from fl.records import voters_version
 from node.core import NodeCore
 from protocol.effects import Effect, Send
-from protocol.events import Event
+from protocol.events import Event, Received
 from protocol.ids import AppId, NodeId, app_id, ring_id
 from protocol.membership import ISSUER_BYTES, Roll, vouch
 from protocol.messages import Contact, Message, Routed, Value
@@ -60,6 +60,10 @@ FLOOD = 40
 """Messages in one go."""
 OVERHEARD = 64
 """Joins of others that a liar remembers."""
+OUTBID_NS = 500 * MILLISECOND
+"""Between two answers to a candidacy: other liars answer too."""
+POLL = 12
+"""Epochs that are asked for at once."""
 EARLY_NS = 3 * SECOND
 """For so long a new node behaves: it wants to be let in."""
 
@@ -73,7 +77,7 @@ class Liar(NodeCore):
         super().__init__(*args, signer=signer, roll=roll, seed=seed, wall_offset=wall_offset, **kwargs)
         self._own_key, self._wall, self.roll = signer, wall_offset, roll
         self._whim = Stream(seed, "lies")
-        self._next = 0
+        self._next = self._outbids = 0
         self.overheard: deque[TreeJoin] = deque(maxlen=OVERHEARD)
         """Joins of others that passed by."""
         self.told: dict[str, dict[NodeId, int]] = {}
@@ -86,7 +90,7 @@ class Liar(NodeCore):
         if now >= self._next:
             self._next = now + LIE_NS // 2 + self._whim.below(LIE_NS)
             effects += self._lie(now)
-        return effects
+        return effects + self._outbid(event, now)
 
     def intercept(self, key: bytes, relay: NodeId, message: Message, now: int) -> Verdict | NodeId:
         """Like any node; and what passes by can be used later."""
@@ -105,6 +109,19 @@ class Liar(NodeCore):
         for peer in dict.fromkeys(peer for peer, _ in said):
             self._note(name_of(tell), peer)
         return [Send(peer, message) for peer, message in said]
+
+    def _outbid(self, event: Event, now: int) -> list[Effect]:
+        """Somebody stands: stand too, in the next epoch, and do nothing with what is promised."""
+        if not isinstance(event, Received) or not isinstance(event.message, Prepare) or event.peer == self.me.id:
+            return []
+        grove = self.forest.groves.get(event.message.app)
+        if grove is None or grove.finished or now < self._outbids:
+            return []
+        self._outbids = now + OUTBID_NS
+        asked = [voter.id for voter in grove.base.voters if voter.id != self.me.id]
+        for voter in asked:
+            self._note("outbid", voter)
+        return [Send(voter, Prepare(grove.app, event.message.epoch + 1, self.me)) for voter in asked]
 
     def _note(self, lie: str, peer: NodeId) -> None:
         told = self.told.setdefault(lie, {})
@@ -246,6 +263,12 @@ def _false_news(liar: Liar, grove: Grove, now: int) -> Said:
     return [(child, Committed(head)) for child in grove.tree.children]
 
 
+def _poll(liar: Liar, grove: Grove, now: int) -> Said:
+    """Vote for me, in one of the epochs that are just ahead: as if there were no root, and nothing comes of it."""
+    prepares = [Prepare(grove.app, grove.epoch + ahead, liar.me) for ahead in range(1, POLL)]
+    return [(voter.id, prepare) for voter in grove.base.voters for prepare in prepares]
+
+
 def _made_up(liar: Liar, grove: Grove, now: int) -> Said:
     """Descriptors by an owner whom nobody knows, and the end of an application in the name of another owner."""
     app = liar.apps.apps.get(grove.app)
@@ -281,7 +304,7 @@ def _flood(liar: Liar, grove: Grove, now: int) -> Said:
 
 
 LIES: tuple[Callable[[Liar, Grove, int], Said], ...] = (
-    _stale, _unsigned_head, _voters_record, _uninvited, _in_others_names, _repeated_joins, _leap, _far_leap,
+    _stale, _unsigned_head, _voters_record, _uninvited, _in_others_names, _repeated_joins, _leap, _far_leap, _poll,
     _false_news, _made_up, _replicas, _proposal, _flood,
 )  # fmt: skip
 

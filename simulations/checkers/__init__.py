@@ -17,12 +17,13 @@ from .keeping import Keeping
 from .liveness import Liveness
 from .places import Places
 from .rings import Rings
+from .stickiness import Stickiness
 from .trees import Trees
 from .waves import Waves
 
 __all__ = [
     "Attendances", "Blame", "Bounds", "Checker", "Guardians", "Heads", "Keeping", "Liveness", "Places", "Report",
-    "Rings", "Trees", "Violation", "Waves", "attach",
+    "Rings", "Stickiness", "Trees", "Violation", "Waves", "attach",
 ]  # fmt: skip
 
 
@@ -38,6 +39,7 @@ def attach(world: World, report: Report, *, exact: bool) -> tuple[Heads, list[Ch
         Bounds(world, report),
         Blame(world, report),
         Keeping(world, report, heads),
+        Stickiness(world, report),
         Guardians(world, report, heads),
         Liveness(world, report, heads),
     ]

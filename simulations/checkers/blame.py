@@ -12,7 +12,7 @@ from typing import Any
 
 from protocol.effects import Penalize
 from protocol.ids import AppId, NodeId, short
-from pubsub.messages import Prepare
+from pubsub.messages import LEAP, Prepare, Promise
 
 from ..host import Host
 from ..liars import PROVABLE, Liar
@@ -31,12 +31,18 @@ class Blame:
     def __init__(self, world: World, report: Report) -> None:
         self._world, self._report = world, report
         self._epochs: dict[AppId, int] = {}
-        """The highest epoch for which anybody honest ever stood."""
+        """The highest epoch for which anybody honest ever stood, or that anybody honest promised."""
         self._told: dict[tuple[bytes, int], None] = {}
         self.punished: dict[NodeId, Counter[str]] = {}
         """Liar → for what honest nodes punished it, and how often."""
         world.engine.tap(Penalize, self._penalize)
         world.engine.tap(Prepare, self._prepare)
+        world.engine.tap(Promise, self._promise)
+
+    @property
+    def _leap(self) -> int:
+        """A root that wins a newer epoch goes by what its voters say they have promised, and they may lie."""
+        return LEAP // 2 + 1 if self._world.liars else 1
 
     def sample(self, now: int) -> None:
         """Everything is checked as it happens."""
@@ -71,13 +77,17 @@ class Blame:
         text = f"{who(host)} blames {short(effect.peer)} for {effect.code.name.lower()}: {effect.detail}"
         self._report.add("nobody-blamed", now, text)
 
+    def _promise(self, now: int, host: Host, effect: Any) -> None:
+        if host.id not in self._world.liars:
+            self._epochs[effect.message.app] = max(self._epochs.get(effect.message.app, 0), effect.message.epoch)
+
     def _prepare(self, now: int, host: Host, effect: Any) -> None:
         message: Prepare = effect.message
         if host.id in self._world.liars:
             return
         highest = self._epochs.get(message.app, 0)
         self._report.require(
-            message.epoch <= highest + 1, "no-epoch-skipped", now,
+            message.epoch <= highest + self._leap, "no-epoch-skipped", now,
             f"{who(host)} stands for epoch {message.epoch} of {short(message.app)}, the highest so far was {highest}",
         )  # fmt: skip
         self._epochs[message.app] = max(highest, message.epoch)

@@ -8,7 +8,9 @@ is not needed.
 from __future__ import annotations
 
 from . import believing, blaming, counting, growing, keeping, patience, ringing, telling, voting
-from .planting import Hunt, Mutant, Plant, Weather, desertion, drizzle, hunt, lies, revolving, skew, storm, strictly
+from .planting import (
+    Hunt, Mutant, Plant, Weather, desertion, drizzle, hunt, lies, revolving, siege, skew, storm, strictly,
+)  # fmt: skip
 
 __all__ = [
     "ALL",
@@ -20,6 +22,7 @@ __all__ = [
     "hunt",
     "lies",
     "revolving",
+    "siege",
     "skew",
     "storm",
     "strictly",
@@ -87,6 +90,9 @@ _LIES: tuple[Plant, ...] = (
 """Looked for among liars."""
 
 
+_SIEGE: tuple[Plant, ...] = (voting.promise_taken_back, voting.root_forgotten_at_restart)
+"""Looked for among liars while nodes die."""
+
 _REVOLVING: tuple[Plant, ...] = (counting.no_amnesia, patience.child_lost_with_its_partial)
 """Looked for where nodes that die are back before the wave is over."""
 
@@ -113,7 +119,7 @@ _QUICK: dict[str, tuple[int, ...]] = {
 """Seeds that have caught a bug which needs many.  When the protocol changes they mean nothing, and cost little."""
 
 WEATHERS: dict[str, Weather] = {
-    weather.__name__: weather for weather in (storm, drizzle, skew, revolving, lies, desertion)
+    weather.__name__: weather for weather in (storm, drizzle, skew, revolving, lies, desertion, siege)
 }
 
 
@@ -132,6 +138,7 @@ ALL: dict[str, Mutant] = {
         (_REVOLVING, revolving),
         (_LIES, lies),
         (_DESERTION, desertion),
+        (_SIEGE, siege),
     )
     for mutant in (_mutant(plant, weather) for plant in plants)
 }

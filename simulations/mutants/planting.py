@@ -248,3 +248,13 @@ def lies(seed: int) -> Scenario:
         faults=Faults(start_s=1.0, duration_s=40.0, liars=0.15),
         limits=Limits(liveness_s=300.0, settle_s=30.0),
     )
+
+
+def siege(seed: int) -> Scenario:
+    """The same, while nodes die and are back at once, and roots die: liars ask for promises all the time."""
+    stream, calm = Stream(seed, "siege"), lies(seed)
+    faults = msgspec.structs.replace(
+        calm.faults, crash_share=0.6, power_share=0.0, return_share=1.0, return_s=stream.choice((0.2, 1.0)),
+        crash_root=True,
+    )  # fmt: skip
+    return msgspec.structs.replace(calm, name=f"siege-{seed}", faults=faults)

@@ -15,6 +15,7 @@ from pubsub import proofs as proofs_module
 from pubsub import proposer as proposer_module
 from pubsub import throne as throne_module
 from pubsub.heads import Head, Vote, Warrant
+from pubsub.lease import Lease
 from pubsub.messages import Accepted, Prepare, Promise
 from pubsub.ports import Overlay
 from pubsub.proofs import Proofs
@@ -96,6 +97,24 @@ def _said_at_once(kind: type[Message]) -> AbstractContextManager[None]:
         self._out.store(self.key(self.app), msgspec.msgpack.encode(self.ballot))
 
     return patched(Voter, "_answer", answer)
+
+
+def promise_taken_back() -> AbstractContextManager[None]:
+    """A voter follows whoever asked last, unless it hears a root."""
+
+    def bars(self: Lease, peer: NodeId, now: int) -> bool:
+        return self.other(peer, now) and self._won
+
+    return patched(Lease, "bars", bars)
+
+
+def root_forgotten_at_restart() -> AbstractContextManager[None]:
+    """A voter that restarts has heard nobody yet, and promises to the first who asks."""
+
+    def recall(self: Lease, holder: Contact) -> None:
+        self._recalled = False
+
+    return patched(Lease, "recall", recall)
 
 
 def promise_before_stored() -> AbstractContextManager[None]:
