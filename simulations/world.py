@@ -346,8 +346,9 @@ class World:
         return host is not None and host.state is State.RUNNING
 
     def has_majority(self, voters: Sequence[Contact]) -> bool:
-        """Can these voters still decide anything?"""
-        return 2 * sum(self.alive(voter.id) and voter.id not in self.deaf for voter in voters) > len(voters)
+        """Can these voters still decide anything, whatever those among them do who lie?"""
+        able = [voter for voter in voters if voter.id not in self.deaf and voter.id not in self.liars]
+        return 2 * sum(self.alive(voter.id) for voter in able) > len(voters)
 
 
 def _network_config(scenario: Scenario) -> NetworkConfig:

@@ -43,7 +43,7 @@ class Liveness:
                 self._news(submission, "stopped", now)
             elif self.can_finish(submission):
                 self._report.require(finished, "finishes", now, self._describe(submission))
-            elif not finished:
+            elif not finished and not self._world.liars:
                 silent = f"{short(spec.id)} lacks voters or workers and nobody says so"
                 self._report.require(self._owns_up(submission), "says-stalled", now, silent)
 
