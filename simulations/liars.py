@@ -120,7 +120,7 @@ class Liar(NodeCore):
         self._outbids = now + OUTBID_NS
         asked = [voter.id for voter in grove.base.voters if voter.id != self.me.id]
         for voter in asked:
-            self._note("outbid", voter)
+            self._note(OUTBID, voter)
         return [Send(voter, Prepare(grove.app, event.message.epoch + 1, self.me)) for voter in asked]
 
     def _note(self, lie: str, peer: NodeId) -> None:
@@ -347,7 +347,10 @@ FORGERIES: tuple[Callable[[Liar, WaveUp, Grove, NodeId], WaveUp], ...] = (
     _junk, _siblings, _lonely_weight, _inventions,
 )  # fmt: skip
 
-KINDS = (*map(name_of, LIES), *map(name_of, FORGERIES))
+OUTBID = "outbid"
+"""The lie that answers a candidacy; the others come of themselves."""
+
+KINDS = (*map(name_of, LIES), *map(name_of, FORGERIES), OUTBID)
 """All lies by name."""
 
 PROVABLE: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from . import believing, blaming, counting, growing, keeping, patience, ringing, telling, voting
 from .planting import (
-    Hunt, Mutant, Plant, Weather, desertion, drizzle, hunt, lies, revolving, siege, skew, storm, strictly,
+    Hunt,
+    Mutant,
+    Plant,
+    Weather,
+    desertion,
+    drizzle,
+    hunt,
+    lies,
+    revolving,
+    siege,
+    skew,
+    storm,
+    strictly,
 )  # fmt: skip
 
 __all__ = [
