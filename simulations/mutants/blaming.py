@@ -29,8 +29,8 @@ def epochs_skipped() -> AbstractContextManager[None]:
     """A candidate leaves some epochs out, to be on the safe side."""
     original = Proposer.stand
 
-    def stand(self: Proposer, known: Head, now: int) -> None:
+    def stand(self: Proposer, known: Head, now: int, *, beyond: int = 0) -> None:
         self.epoch += 8
-        original(self, known, now)
+        original(self, known, now, beyond=beyond)
 
     return patched(Proposer, "stand", stand)
