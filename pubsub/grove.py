@@ -243,6 +243,7 @@ class Grove:
         places = self.rendezvous.places if live else ()
         self._forest.out.send(message.joiner.id, TreeRefuse(self.app, message.attempt, places))
         if not live:
+            self.rendezvous.wait(message.joiner.id, message.attempt)
             self.serve(now)
 
     def _catch_up(self, child: NodeId, message: TreeJoin | None, now: int) -> None:
@@ -396,4 +397,6 @@ class Grove:
                 raise AssertionError(f"no such timer: {name}")
 
     def _tree_changed(self, now: int) -> None:
+        if self.tree.attached:
+            self.rendezvous.usher((self._forest.me,))
         self._forest.roles.tree_changed(self.app, now)

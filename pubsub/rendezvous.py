@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from protocol.ids import NodeId
 from protocol.messages import Contact
 
-from .messages import HeadAnswer, HeadQuery
+from .messages import HeadAnswer, HeadQuery, TreeRefuse
 from .proofs import majority
 from .proposer import Phase
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .forest import Forest
     from .grove import Grove
 
+MAX_WAITING = 64
+"""Joiners for whom there was no root yet that are told of one; others ask again after a pause of theirs."""
 MAX_REPEATS = 5
 """Times that a voter is asked again whether it still hears a root: a second and a half in all."""
 
@@ -46,7 +48,7 @@ class Rendezvous:
 
     __slots__ = (
         "_answers", "_asked", "_deputy", "_doubted", "_earliest", "_forest", "_fruitless", "_grove", "_repeats",
-        "_retry", "_searching", "_witnesses", "root",
+        "_retry", "_searching", "_waiting", "_witnesses", "root",
     )  # fmt: skip
 
     def __init__(self, grove: Grove, forest: Forest) -> None:
@@ -55,6 +57,8 @@ class Rendezvous:
         """A root believed alive, when this node is the rendezvous and not root itself."""
         self._witnesses: tuple[Contact, ...] = ()
         """Voters that hear the root, when this node does not."""
+        self._waiting: dict[NodeId, int] = {}
+        """Who asked for a place in vain → the attempt by which it did."""
         self._searching = False
         self._asked: dict[NodeId, Contact] = {}
         """Who was asked in the present search."""
@@ -99,10 +103,23 @@ class Rendezvous:
         """Whom a joiner should ask: the root, and those who hear it where this node does not."""
         return () if self.root is None else (self.root, *self._witnesses[:2])
 
+    def wait(self, joiner: NodeId, attempt: int) -> None:
+        """``joiner`` was told that there is no place.  When there is one it hears of it at once."""
+        self._waiting.pop(joiner, None)
+        self._waiting[joiner] = attempt
+        if len(self._waiting) > MAX_WAITING:
+            del self._waiting[next(iter(self._waiting))]
+
+    def usher(self, places: tuple[Contact, ...]) -> None:
+        """There are places now: whoever waits for one is told where to ask."""
+        waiting, self._waiting = self._waiting, {}
+        for joiner, attempt in waiting.items():
+            self._forest.out.send(joiner, TreeRefuse(self._grove.app, attempt, places))
+
     def _retreat(self) -> None:
         """Someone else is the rendezvous now."""
         self.forget()
-        self._searching = False
+        self._searching, self._waiting = False, {}
         if self._grove.proposer.phase is Phase.PREPARING:
             self._grove.throne.retire(self._grove.epoch)
 
@@ -253,6 +270,7 @@ class Rendezvous:
         forest.out.cancel_timer(("tree.search", app))
         forest.ring.watch(root.id, self._grove.purpose, now)
         forest.out.set_timer(("tree.confirm", app), now + self._confirm_after)
+        self.usher(self.places)
 
     @property
     def _confirm_after(self) -> int:

@@ -211,9 +211,12 @@ class Tree:
 
     def on_refuse(self, peer: NodeId, message: TreeRefuse, now: int, deputy: Contact | None = None) -> None:
         """``deputy``: who is asked to stand in, should ``peer``, the closest node, be unable to serve."""
-        if self.attached or not self.asks(message.attempt):
+        if self.attached or not self.wanted or message.attempt != self._attempt:
             return
-        assert self._candidates is not None
+        if self._candidates is None:  # it pauses: whoever had no place for it has heard of one meanwhile
+            if not message.candidates:
+                return
+            self._candidates, self._tried = [], []
         self._candidates[:0] = message.candidates if deputy is None else (deputy,)
         self._orphan = deputy.id if deputy is not None else b""
         del self._candidates[self._config.join_tries :]
@@ -224,7 +227,7 @@ class Tree:
     def admit(self, joiner: Contact, attempt: int, now: int) -> bool:
         """Answer a join.  True when the joiner is now a child; False when it was refused, with candidates."""
         if not self.attached or joiner.id in (*self.my_path, self.parent):  # a parent may leave itself out of its path
-            self._out.send(joiner.id, TreeRefuse(self.app, attempt))
+            self._out.send(joiner.id, TreeRefuse(self.app, attempt, self._above(joiner)))
             return False
         self._ring.learn(joiner)
         if joiner.id not in self.children and not self._has_slot(joiner):
@@ -245,7 +248,7 @@ class Tree:
 
     def point(self, joiner: Contact, attempt: int) -> None:
         """Answer a join that others carried: where to ask, here or below.  Nobody becomes a child by it."""
-        candidates: tuple[Contact, ...] = ()
+        candidates = self._above(joiner)
         if joiner.id not in (*self.my_path, self.parent):
             place = joiner.id in self.children or self._has_slot(joiner)
             candidates = (self.me,) if place else self._suggest(joiner)
@@ -254,6 +257,13 @@ class Tree:
     def _has_slot(self, joiner: Contact) -> bool:
         alike = sum(child.contact.dialable == joiner.dialable for child in self.children.values())
         return alike < (self.fan_out if joiner.dialable else self._config.leaf_slots)
+
+    def _above(self, joiner: Contact) -> tuple[Contact, ...]:
+        """Where ``joiner``, which stands above this node and has lost its own parent, finds a place: the route may lead
+        it here time and again, since the closest node may be below it."""
+        if self.head is None or not self.attached or self.head.root.id in (joiner.id, self.me.id):
+            return ()
+        return (self.head.root,)
 
     def _suggest(self, joiner: Contact) -> tuple[Contact, ...]:
         """Up to three children, those first that were suggested least."""

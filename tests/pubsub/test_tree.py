@@ -44,7 +44,18 @@ def test_a_refused_joiner_goes_down_to_the_child_that_it_is_pointed_to() -> None
     net.restart(last)
     net.run_until(net.all_attached, 10 * SECOND)
     refusals = [message for _, _, dst, message in net.sent if dst == last.id and isinstance(message, TreeRefuse)]
-    assert last.grove().tree.depth == 2 or not any(one.candidates for one in refusals)
+    below_root = [one for one in refusals if one.candidates and net.root.me not in one.candidates]
+    assert last.grove().tree.depth == 2 or not below_root
+
+
+def test_who_came_before_there_was_a_root_hears_of_it_at_once() -> None:
+    """Voters write slowly: the joiners have begun to pause for seconds when the root is there."""
+    net = Net(12, fan_out=4, rounds=10**4)
+    net.disk_delay = 4 * SECOND
+    net.start()
+    net.run_until(lambda: bool(net.roots()), 60 * SECOND)
+    assert net.now > 4 * SECOND
+    net.run_until(net.all_attached, 200 * MS)
 
 
 def test_the_children_of_a_dead_parent_find_another_one() -> None:
@@ -76,14 +87,15 @@ def test_two_subtrees_that_join_below_each_other_notice_the_loop_and_part() -> N
     assert not walked
 
 
-def test_a_joiner_above_the_one_it_asks_is_refused() -> None:
+def test_a_joiner_above_the_one_it_asks_is_refused_and_sent_to_the_root() -> None:
+    """The closest node may be below the joiner: then every route leads the joiner there."""
     net = settled(Net(12, fan_out=2, rounds=10**4))
     host = interior(net)
     child = below(net, host)[0]
     net.sent.clear()
     child.hear(host.id, TreeJoin(net.app, host.me, 77))
     answers = [message for _, src, dst, message in net.sent if (src, dst) == (child.id, host.id)]
-    assert answers == [TreeRefuse(net.app, 77)]
+    assert answers == [TreeRefuse(net.app, 77, (net.root.me,))]
     assert host.id not in child.grove().tree.children
 
 
