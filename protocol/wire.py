@@ -7,6 +7,10 @@ Decoding is in two steps so that limits are checked before anything of the body 
 with the body left raw, the kind is looked up, the raw length compared with the type's ``LIMIT``, and only then is
 the body decoded against its type.  Trailing fields that we do not know are ignored; an unknown kind or version is a
 typed error that the caller counts.  Nothing here can build anything but the registered types.
+
+A body can be shorter than the one that we would write: an integer for a float, defaults that are left out.  Whoever
+passes it on writes it our way, so that size must not exceed the limit either: what is taken here can be sent from here,
+and who is blamed for a message that is too large is who sent it, not who passed it on.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import CodecError, LimitError, UnknownKindError, VersionError
+from .errors import CodecError, LimitError, UnknownKindError, UsageError, VersionError
 from .messages import KINDS, Contact, Id, Message, Routed
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -51,10 +55,14 @@ _bodies: dict[int, msgspec.msgpack.Decoder[Any]] = {}
 
 
 def encode(message: Message | Routed, trace: int = 0) -> bytes:
-    """The frame for ``message``.  ``trace`` is an opaque number that follows a causal chain through the logs."""
+    """The frame for ``message``.  ``trace`` is an opaque number that follows a causal chain through the logs.
+
+    Raises UsageError for a message beyond its own limit.
+    """
     inner = message.message if isinstance(message, Routed) else message
     body = _encoder.encode(inner)
-    assert len(body) <= inner.LIMIT, f"{type(inner).__name__} of {len(body)} bytes exceeds its own limit"
+    if len(body) > inner.LIMIT:
+        raise UsageError(f"{type(inner).__name__} of {len(body)} bytes exceeds its own limit")
     if isinstance(message, Routed):
         header = _Header(message.key, message.origin, message.hops)
         return _encoder.encode(_Envelope(VERSION, inner.KIND, trace, msgspec.Raw(body), header))
@@ -97,6 +105,8 @@ def _decode_body(cls: type[Message], body: memoryview) -> Message:
         message: Message = decoder.decode(body)
     except UNREADABLE as error:
         raise CodecError(f"{cls.__name__}: {error}") from None
+    if (written := len(_encoder.encode(message))) > cls.LIMIT:
+        raise LimitError(f"{cls.__name__} body of {written} bytes as we write it, the limit is {cls.LIMIT}")
     return message
 
 

@@ -21,7 +21,7 @@ from collections.abc import Coroutine
 from typing import Any, NamedTuple, Protocol
 
 from protocol import wire
-from protocol.errors import TransportError
+from protocol.errors import TransportError, UsageError
 from protocol.ids import NodeId
 from protocol.messages import Message, Routed
 
@@ -49,6 +49,8 @@ class Owner(Protocol):
     def on_down(self, link: Link, why: str) -> None: ...
 
     def on_failed(self, link: Link, message: Message | Routed, why: str) -> None: ...
+
+    def on_unsendable(self, link: Link, error: UsageError) -> None: ...
 
     def on_rest(self, link: Link) -> None:
         """Something ended; the link may be quiet now."""
@@ -97,8 +99,13 @@ class Link:
     # ---- sending ----------------------------------------------------------------------------------------------------
 
     def send(self, message: Message | Routed) -> None:
-        """Queue ``message``; it is written, or comes back as ``SendFailed``."""
-        frame = wire.encode(message)
+        """Queue ``message``; it is written, or comes back as ``SendFailed``.  One that is too large is dropped: the
+        peer has not failed, and nobody else could be sent it."""
+        try:
+            frame = wire.encode(message)
+        except UsageError as error:
+            self._owner.on_unsendable(self, error)
+            return
         if len(self._queue) >= self._max_frames or self._queued + len(frame) > self._max_bytes:
             self._owner.on_failed(self, message, "queue full")
             return

@@ -19,7 +19,7 @@ import grpc
 
 from node.supervisor import Supervisor
 from protocol import wire
-from protocol.errors import Code, PeerError, TransportError
+from protocol.errors import Code, PeerError, TransportError, UsageError
 from protocol.events import Event, PeerDown, PeerUp, Received, SendFailed
 from protocol.ids import NodeId, short
 from protocol.messages import Contact, Message, Routed
@@ -85,8 +85,12 @@ class LinkManager:
     ) -> None:
         """``post`` takes events for the core, ``lookup`` answers whom to dial where."""
         self.counters = dict.fromkeys(
-            ("frames_in", "frames_out", "bytes_in", "bytes_out", "dials", "dials_failed", "sends_failed", "refused"), 0
-        )
+            (
+                "frames_in", "frames_out", "bytes_in", "bytes_out", "dials", "dials_failed", "sends_failed",
+                "unsendable", "refused",
+            ),
+            0,
+        )  # fmt: skip
         self._me = me
         self._config = config
         self._current = current
@@ -315,6 +319,11 @@ class LinkManager:
             self._on_gone(link.peer)
         else:
             self._post(SendFailed(link.peer, message))
+
+    def on_unsendable(self, link: Link, error: UsageError) -> None:
+        self.counters["unsendable"] += 1
+        log.warning("not sent to %s: %s", short(link.peer), error)
+        self.on_rest(link)
 
     def on_rest(self, link: Link) -> None:
         if link.quiet and self._links.get(link.peer) is link:

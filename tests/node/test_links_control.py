@@ -184,6 +184,20 @@ def test_bad_frames_are_counted_then_the_peer_is_refused() -> None:
     asyncio.run(scenario())
 
 
+def test_a_message_that_is_too_large_to_send_is_counted_and_costs_nobody_anything() -> None:
+    async def scenario() -> None:
+        async with hosts(2) as (a, b):
+            for message in (Ping(1), Ping(2, bytes(Ping.LIMIT)), Ping(3)):
+                a.links.send(b.id, message)
+            await until(lambda: len(b.received(a.id)) == 2)
+            assert b.received(a.id) == [Ping(1), Ping(3)]
+            assert a.links.counters["unsendable"] == 1
+            assert not any(isinstance(event, SendFailed) for event in a.events)
+            assert not b.links.penalties.counts
+
+    asyncio.run(scenario())
+
+
 def test_a_frame_over_the_limit_is_refused_before_it_is_decoded() -> None:
     async def scenario() -> None:
         fabric = Fabric(2)

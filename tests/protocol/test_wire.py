@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import example as case
 from hypothesis import given
@@ -13,8 +14,9 @@ from msgspec import inspect as types
 
 from dht.messages import Ping, RecordDigests, RowShare
 from protocol import wire
-from protocol.errors import CodecError, LimitError, PeerError, UnknownKindError, VersionError
+from protocol.errors import CodecError, LimitError, PeerError, UnknownKindError, UsageError, VersionError
 from protocol.messages import Contact, Message, Routed
+from pubsub.messages import TreeJoin
 from tests.protocol.instances import example, messages, registered, strategy
 
 PING = Ping(5, b"12345678")
@@ -122,8 +124,56 @@ def test_a_body_over_the_limit_of_its_type_is_not_looked_at(monkeypatch: pytest.
 
 
 def test_a_message_over_its_own_limit_is_our_bug() -> None:
-    with pytest.raises(AssertionError, match="exceeds its own limit"):
+    with pytest.raises(UsageError, match="exceeds its own limit"):
         wire.encode(Ping(5, b"x" * 100))
+
+
+def shortened(part: Any) -> Any:
+    """The same with an integer of one byte for each float of nine, as a liar may write it."""
+    if isinstance(part, list):
+        return [shortened(item) for item in part]
+    if isinstance(part, dict):
+        return {key: shortened(item) for key, item in part.items()}
+    return 1 if isinstance(part, float) else part
+
+
+@given(messages(), st.data())
+def test_whatever_is_taken_can_be_passed_on_however_short_it_came(message: Message, data: st.DataObject) -> None:
+    body = shortened(msgpack.unpackb(wire.encode(message), strict_map_key=False)[3])
+    fields = msgspec.structs.fields(type(message))
+    least = sum(field.required for field in fields)
+    body = body[: data.draw(st.integers(least, len(body)))]
+    frame = envelope(1, message.KIND, 0, body)
+    sent, written = (len(msgpack.packb(one)) for one in (body, written_anew(frame)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(message), "LIMIT", data.draw(st.integers(sent, max(sent, written) + 1)))
+        refusal = refuses(frame)
+        assert (isinstance(refusal, LimitError), refusal is None) == (written > message.LIMIT, written <= message.LIMIT)
+        if refusal is None:
+            wire.encode(wire.decode(frame)[0])
+
+
+def written_anew(frame: bytes) -> Any:
+    return msgpack.unpackb(wire.encode(wire.decode(frame)[0]), strict_map_key=False)[3]
+
+
+def test_a_join_that_would_outgrow_its_limit_on_the_way_is_refused_where_it_arrives() -> None:
+    """Integers for the metrics of its head, and what follows them left out: each hop would write 550 bytes more."""
+
+    def body(padding: int) -> list[Any]:
+        metrics = {f"m{number:02}": 1 for number in range(64)}
+        contact = [bytes(16)]
+        model = [padding, bytes(padding), b""]
+        head = [bytes(16), 1, 1, contact, [contact] * 9, model, [0, b"", b""], [], metrics, 1]
+        return [bytes(16), [bytes(16), ["127.0.0.1:1"], 5], 7, None, head, False, None, b""]
+
+    room = TreeJoin.LIMIT - len(msgpack.packb(body(1))) - 4
+    assert room > 60_000
+    for padding, taken in ((room - 1000, True), (room, False)):
+        assert len(msgpack.packb(body(padding))) <= TreeJoin.LIMIT
+        refusal = refuses(envelope(1, TreeJoin.KIND, 0, body(padding), [bytes(16), [bytes(16)], 0]))
+        assert (refusal is None) is taken
+        assert refusal is None or "as we write it" in str(refusal)
 
 
 @pytest.mark.parametrize("opener", [b"\x91", b"\x81\x00", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff\x00"])
