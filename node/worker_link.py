@@ -1,9 +1,9 @@
 """The daemon's end of the connection to one worker process.
 
 The process runs foreign code, so what it writes is checked like a peer's words: types and limits by the codec, tensors
-in a copy of our own, the number of log lines here.  Memory that goes to it is taken back with its answer.  It is known
-by a *pidfd*, taken while it was still running our own code, so that killing it can never hit another process that got
-its number later.
+in a copy of our own, the number of log lines here.  Memory that goes to it is measured here while it is lent, because
+nobody else can tell how much was written into it, and is taken back with its answer.  It is known by a *pidfd*, taken
+while it was still running our own code, so that killing it can never hit another process that got its number later.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fl.learn import channel
+from fl.learn import channel, memory
 from fl.learn.errors import WorkerLost
-from fl.learn.forkserver import peer_uid, short_address
+from fl.learn.forkserver import MEASURE_EVERY, peer_uid, short_address
 from fl.learn.worker import LOG_LINES
 from protocol.errors import PeerError
 
@@ -41,6 +41,14 @@ class WorkerProcess:
         self._connection = connection
         self._frames = channel.Frames(replies=True)
         self._process = -1
+        self._pid = 0
+        self._directory = Path()
+        self._memory = 0
+        """Bytes that it may take; 0 for no limit."""
+        self._lent: list[int] = []
+        """Descriptors that the request under way took along."""
+        self._next_look = 0.0
+        """When what it takes is measured again, on the loop's clock."""
 
     @classmethod
     async def connect(cls, path: Path, patience: float) -> WorkerProcess:
@@ -58,6 +66,7 @@ class WorkerProcess:
             if not isinstance(hello, channel.Hello):
                 raise WorkerLost("the worker process does not speak our protocol", _RESTART)
             self._process = os.pidfd_open(hello.pid)
+            self._pid, self._directory = hello.pid, Path(hello.directory)
         except TimeoutError:
             raise WorkerLost(f"no worker process within {patience:g} s from {path}", _RESTART) from None
         except OSError as error:
@@ -72,9 +81,11 @@ class WorkerProcess:
         ``request`` takes a slot along (``channel.carries``).
 
         ``content`` goes along: a file by itself, bytes as sealed memory.  ``hear`` gets each line that user code
-        writes.  Raises what the worker reports, and WorkerLost.
+        writes.  Raises what the worker reports, AppError when it takes more memory than it may, and WorkerLost.
         """
-        carried: list[int] = []
+        carried = self._lent = []
+        if isinstance(request, channel.Open):
+            self._memory = request.memory
         try:
             if content is not None:
                 carried.append(await _descriptor(content))
@@ -87,6 +98,7 @@ class WorkerProcess:
                     raise reply.error()
                 if not isinstance(reply, channel.Log):
                     given, carried = carried, []
+                    self._lent = []
                     return reply, await _settled(reply, given, content)
                 hear(reply.text)
         except OSError as error:
@@ -94,6 +106,7 @@ class WorkerProcess:
         except PeerError as error:
             raise WorkerLost(f"the worker process breaks the protocol: {error}", _DIED) from None
         finally:
+            self._lent = []
             _close(carried)
         raise WorkerLost("the worker process writes more lines than it may", _DIED)
 
@@ -153,9 +166,21 @@ class WorkerProcess:
 
         add(self._connection, wake)
         try:
-            await ready
+            while not ready.done():
+                await asyncio.wait([ready], timeout=self._measured(loop.time()))
         finally:
             remove(self._connection)
+
+    def _measured(self, now: float) -> float | None:
+        """Seconds until memory is to be measured again, None for never.  Raises AppError when it takes too much."""
+        if not self._memory or not self._lent:
+            return None
+        if now >= self._next_look:
+            self._next_look = now + MEASURE_EVERY
+            taken = memory.taken(self._pid, self._directory, memory.held(self._lent))
+            if taken > self._memory:
+                raise memory.exceeded(taken, self._memory)
+        return self._next_look - now
 
 
 _RESTART = "see forkserver.log in the runtime directory"
@@ -174,19 +199,19 @@ async def _settled(reply: Any, given: Sequence[int], content: Content | None) ->
 
     After any other end of a request the process is killed, and its copies go with it.
     """
-    memory = given[1:] if isinstance(content, Path) else given
+    borrowed = given[1:] if isinstance(content, Path) else given
     size = reply.size if isinstance(reply, channel.Done) else 0
 
     def settle() -> bytes:
         try:
             answer = channel.taken(given[-1], size) if len(given) > (content is not None) else b""
-            for descriptor in memory:
+            for descriptor in borrowed:
                 channel.reclaim(descriptor)
             return answer
         finally:
             _close(given)
 
-    large = sum(512 * os.fstat(descriptor).st_blocks for descriptor in memory) >= LARGE
+    large = memory.held(borrowed) >= LARGE
     return await _aside(settle, lambda _: None) if large else settle()
 
 

@@ -89,9 +89,10 @@ class Reply(msgspec.Struct, frozen=True, gc=False, tag=True):
 
 
 class Hello(Reply, frozen=True, gc=False):
-    """First word of a new process."""
+    """First word of a new process.  ``directory`` is where its temporary files will be."""
 
     pid: int
+    directory: Annotated[str, msgspec.Meta(max_length=4096)]
 
 
 class Ready(Reply, frozen=True, gc=False):

@@ -1,19 +1,26 @@
-"""What a worker takes of the machine's memory, as its fork server measures it.
+"""What a worker takes of the machine's memory, as it is measured from outside.
 
 No limit of the kernel that needs no privileges counts all of it.  RLIMIT_AS bounds address space, which is private
 memory and what is mapped.  What is in a file in memory and not mapped escapes it: the scratch directory, where that is
 a tmpfs, and the memory that the daemon lends for a task (:mod:`fl.learn.channel`).  So the three are added up, and
 compared with that same limit.  Shared memory without a file could be held by one page of it, seen by neither; the list
 of system calls does not let it be made.
+
+What is written into lent memory stays there when the worker has closed and unmapped it, and no file of /proc about the
+worker says so.  Only a descriptor of its own tells whoever lends: the daemon measures while a task goes on, and after
+it that memory is empty.  The fork server measures at all times, without what is lent.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from .errors import AppError
 
 
 def limit(pid: int) -> int:
@@ -25,28 +32,31 @@ def limit(pid: int) -> int:
     return 0 if most == resource.RLIM_INFINITY else most
 
 
-def taken(pid: int, scratch: Path) -> int:
-    """Bytes of memory that the process ``pid`` takes, its files in memory at ``scratch`` among them; 0 when it is
-    gone."""
+def taken(pid: int, scratch: Path, lent: int = 0) -> int:
+    """Bytes of memory that the process ``pid`` takes, its files in memory at ``scratch`` and the ``lent`` ones among
+    them; 0 when it is gone."""
     try:
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     except OSError:
         return 0
     private, mapped = (1024 * int(status.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssShmem"))
-    # What is mapped of files in memory is counted with the files, as far as they can be found.
-    return private + max(mapped, _lent(pid) + _stored(pid, scratch))
+    # What is mapped of files in memory is counted with the files.
+    return private + max(mapped, lent + _stored(pid, scratch))
 
 
-def _lent(pid: int) -> int:
-    """Bytes of anonymous files that it holds open, each counted once."""
-    found = {}
-    with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
-        for entry in entries:
-            with suppress(OSError):
-                status = entry.stat()
-                if status.st_dev == _anonymous():
-                    found[status.st_ino] = 512 * status.st_blocks
-    return sum(found.values())
+def held(descriptors: Iterable[int]) -> int:
+    """Bytes of memory in those of our ``descriptors`` that are of anonymous files."""
+    found = map(os.fstat, descriptors)
+    return sum(512 * status.st_blocks for status in found if status.st_dev == _anonymous())
+
+
+def exceeded(taken: int, limit: int) -> AppError:
+    """Why a worker is ended that has ``taken`` more than ``limit`` bytes."""
+    return AppError(
+        f"the application took {taken >> 20} MiB of memory, temporary files and its answer included, where it may take "
+        f"{limit >> 20}, and was ended",
+        "raise memory_mib of [worker], or have it keep less",
+    )
 
 
 def _stored(pid: int, scratch: Path) -> int:

@@ -102,13 +102,7 @@ class Ward:
         elif not self._bounded and scratch.exceeded(self._directory, self.pid):
             self.end(_TOO_MANY_FILES)
         elif self._memory and (taken := memory.taken(self.pid, self._directory)) > self._memory:
-            self.end(
-                AppError(
-                    f"the application took {taken >> 20} MiB of memory, temporary files and its answer included, where "
-                    f"it may take {self._memory >> 20}, and was ended",
-                    "raise memory_mib of [worker], or have it keep less",
-                )
-            )
+            self.end(memory.exceeded(taken, self._memory))
 
     def end(self, why: AppError | None = None) -> None:
         """Kill it, and tell its daemon ``why``; its end is then heard of like any other."""

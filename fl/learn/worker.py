@@ -45,7 +45,7 @@ def serve(connection: socket.socket, directory: Path, announcement: socket.socke
     ``directory`` is empty, for temporary files; ``announcement`` leads to the fork server (``guard.announce``).
     """
     worker = _Worker(connection, directory, announcement)
-    worker.send(channel.Hello(os.getpid()))
+    worker.send(channel.Hello(os.getpid(), str(directory)))
     frames = channel.Frames(replies=False)
     while True:
         while (received := frames.next()) is None:

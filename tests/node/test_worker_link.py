@@ -40,7 +40,7 @@ def after(worker: Worker, tmp_path: Path, what: Literal["train", "initial"] = "t
     def serve() -> None:
         connection, _ = listener.accept()
         with connection, suppress(ConnectionError):  # it may be hung up on
-            connection.sendall(channel.frame(channel.Hello(os.getpid())))
+            connection.sendall(channel.frame(channel.Hello(os.getpid(), str(tmp_path))))
             _, descriptors, _, _ = socket.recv_fds(connection, 65536, 2)
             try:
                 worker(connection, descriptors)

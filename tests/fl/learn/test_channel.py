@@ -35,7 +35,7 @@ MESSAGES = [
 OPEN = channel.Open("n", 5, 1, 0, Binding(kind="digits", alpha=0.3), {"x": Field("float32", (64,))})
 TRAIN = channel.Run("train", Job(1))
 REPLIES = [
-    channel.Hello(3),
+    channel.Hello(3, "/run/scratch"),
     channel.Ready(landlock=7, samples=5),
     channel.Log("line"),
     channel.Done(2.0, {"a": 1.0}),

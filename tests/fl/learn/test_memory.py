@@ -15,19 +15,18 @@ from fl.learn import memory
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
 
 
-def test_anonymous_files_count_once_whether_they_are_mapped_or_not(tmp_path: Path) -> None:
-    before = memory.taken(os.getpid(), tmp_path)
+def test_what_is_lent_counts_though_nobody_maps_it_and_other_files_do_not(tmp_path: Path) -> None:
     size = 64 << 20
-    descriptor = os.memfd_create("kept")
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-        copy = os.dup(descriptor)
+    with (tmp_path / "file").open("wb") as file:
+        file.write(bytes(1 << 20))
+        descriptor = os.memfd_create("kept")
         try:
-            assert abs(memory.taken(os.getpid(), tmp_path) - before - size) < size // 4
+            os.posix_fallocate(descriptor, 0, size)
+            assert memory.held([descriptor, file.fileno()]) == size
+            before = memory.taken(os.getpid(), tmp_path)
+            assert abs(memory.taken(os.getpid(), tmp_path, size) - before - size) < size // 4
         finally:
-            os.close(copy)
-    finally:
-        os.close(descriptor)
+            os.close(descriptor)
 
 
 def test_the_limit_is_that_of_address_space(tmp_path: Path) -> None:
