@@ -82,7 +82,11 @@ class TreeConfig:
     candidacy: int = 3 * SECOND
     """How long a promise binds a voter to a candidate that has not shown yet that it won: four ``answer_wait``."""
 
-    sit_out_limit: int = 60 * SECOND
+    climb: int = 8
+    """Epochs that a voter promises to a candidate within one lease, before it has won: the first, and some more to lead
+    up to the present one a voter that has missed many."""
+
+    sit_out_limit: int = 20 * SECOND
     """Upper bound of the growing time for which a voter promises nothing to a candidate that won nothing with the
     promises that it got."""
 

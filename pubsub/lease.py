@@ -8,7 +8,8 @@ its holder is noticed to be dead, steps down or gives up.
 
 Leases are not free.  Who lets one run out without having won anything sits out for twice as long as it kept others
 away, then for four times as long, and so on; a candidate that sees that it has lost gives its lease back at once and
-waits for little.  A member that does nothing but ask is thus in the way for a few seconds, and then ever more rarely;
+waits for little, but not for nothing: otherwise asking and giving back would drive up the epochs faster than others
+can follow.  A member that does nothing but ask is thus in the way for a few seconds, and then ever more rarely;
 in between the voter is free for whoever stands in earnest.
 
 A voter that begins a new life remembers whom it followed, but not when it last heard it.  It stays with that root as
@@ -44,7 +45,8 @@ class Lease:
     """Whom one voter stays with.  Times in ns."""
 
     __slots__ = (
-        "_config", "_failures", "_paces", "_recalled", "_ring", "_since", "_until", "_won", "holder", "purpose",
+        "_config", "_failures", "_grants", "_paces", "_recalled", "_ring", "_since", "_until", "_won", "holder",
+        "purpose",
     )  # fmt: skip
 
     def __init__(self, purpose: str, config: TreeConfig, ring: Overlay) -> None:
@@ -53,6 +55,8 @@ class Lease:
         self.holder: Contact | None = None
         self._since = self._until = 0
         self._won = False
+        self._grants = 0
+        """Promises that the holder got by this lease."""
         self._recalled = False
         """The holder is that of an earlier life, and the time has not been asked since."""
         self._failures: dict[NodeId, _Failures] = {}
@@ -62,9 +66,12 @@ class Lease:
     # ---- questions --------------------------------------------------------------------------------------------------
 
     def bars(self, peer: NodeId, now: int) -> bool:
-        """Would this voter promise ``peer`` nothing: because it stays with another, or because ``peer`` sits out?"""
+        """Would this voter promise ``peer`` nothing more: because it stays with another, because ``peer`` sits out, or
+        because it got enough by this lease?"""
         if self.other(peer, now):
             return True
+        if self.holder is not None and self.holder.id == peer:
+            return not self._won and self._grants >= self._config.climb
         failures = self._failures.get(peer)
         return failures is not None and now < failures.until
 
@@ -90,6 +97,7 @@ class Lease:
             self._close(now)
             self._open(candidate, now, self._config.candidacy)
         self.holder = candidate
+        self._grants += 1
 
     def prolong(self, root: Contact, now: int) -> None:
         """It is proven that ``root`` has won."""
@@ -116,7 +124,7 @@ class Lease:
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def _open(self, holder: Contact, now: int, duration: int) -> None:
-        self.holder, self._won = holder, False
+        self.holder, self._won, self._grants = holder, False, 0
         self._since, self._until = now, now + duration
         self._ring.watch(holder.id, self.purpose, now)
 
@@ -139,7 +147,8 @@ class Lease:
         if not self._won and self._ring.alive(holder.id):
             before = self._failures.pop(holder.id, None)
             times = min(before.times + 1 if before is not None else 1, MAX_DOUBLINGS)
-            pause = min((at - self._since) << times, self._config.sit_out_limit)
+            held = max(at - self._since, self._config.answer_wait)
+            pause = min(held << times, self._config.sit_out_limit)
             self._failures[holder.id] = _Failures(times, at + pause)
             if len(self._failures) > MAX_CANDIDATES:
                 del self._failures[next(iter(self._failures))]

@@ -40,6 +40,9 @@ from .proofs import Proofs, charter, full, majority, seated, shortened
 from .sizes import bounded, limit
 from .tally import Report, Tally, electorate, ids
 
+MAX_RENEWAL = 8 * LEAP
+"""By how much a root goes on to a newer epoch at most, on the word of a minority of its voters."""
+
 
 class Phase(enum.Enum):
     IDLE = "idle"
@@ -135,7 +138,7 @@ class Proposer:
     def renew(self, now: int) -> None:
         """As root and between two heads: win an epoch that is newer than any that a voter has promised."""
         assert self.leading and self.head is not None and not self.busy
-        self.epoch = min(max(self._refused.values(), default=0), self.epoch + LEAP // 2)
+        self.epoch = min(max(self._refused.values(), default=0), self.epoch + MAX_RENEWAL)
         self.phase = Phase.IDLE
         self.stand(self.head, now)
 
@@ -317,6 +320,7 @@ class Proposer:
             self._out.penalize(peer, Code.BAD_SIGNATURE, "acceptance")
             return
         self._accepted[peer] = message.seal
+        self._refused.pop(peer, None)
         if all(majority(seats, self._accepted) for seats in self._asked):
             self._commit(head, now)
 
@@ -401,8 +405,9 @@ class Proposer:
     def on_timer(self, now: int) -> bool:
         """No majority yet: ask again, and say so when it has lasted.
 
-        True when it is better to begin anew in another epoch: some follow another in this one, and the rest were not
-        enough within the time that an answer takes; or nobody answers a root, who may be the one that is cut off.
+        True when it is better to begin anew in another epoch: so many follow another that no majority is left; or some
+        do, and the rest were not enough while their promises bound them to a candidate; or nobody answers a root, who
+        may be the one that is cut off.
         """
         waiting = self._proposed is not None or self.phase in (Phase.PREPARING, Phase.ADOPTING)
         if not waiting:
@@ -413,7 +418,9 @@ class Proposer:
         if fetching and now - self._since < self._config.hold_limit:
             self._moved = now
         quiet = now - self._moved
-        if quiet and any(peer in self._refused for seats in self._awaited() for peer in seats):
+        if quiet and self._beaten():
+            return True
+        if not self.reigns and quiet >= self._config.candidacy and self._is_refused:
             return True
         if quiet >= self._config.yield_after:
             return True
@@ -427,6 +434,22 @@ class Proposer:
         if self.phase is Phase.ADOPTING:
             self._adopt(now)
         return False
+
+    @property
+    def _is_refused(self) -> bool:
+        """Does at least one of those whose answers are awaited follow another?"""
+        return any(peer in self._refused for seats in self._awaited() for peer in seats)
+
+    @property
+    def passed(self) -> int:
+        """An epoch that others have reached, as far as it is beyond doubt: of what the voters say so many are left out,
+        those that say the highest, as could lie."""
+        seats = max(self._awaited(), key=len, default=())
+        said = sorted((self._refused[peer] for peer in seats if peer in self._refused), reverse=True)
+        liars = (len(seats) - 1) // 2
+        if 0 < liars < len(said):
+            return max(said[liars], self.epoch)
+        return min(max(said, default=0), self.epoch + LEAP // 2)
 
     @property
     def _fetching(self) -> bool:

@@ -20,7 +20,7 @@ from protocol.ids import NodeId
 from protocol.messages import Contact
 
 from .heads import Head
-from .messages import LEAP, Accepted, Committed, Holding, Promise, Reign, Stale
+from .messages import Accepted, Committed, Holding, Promise, Reign, Stale
 from .proposer import Phase, Proposer
 from .seating import next_voters
 
@@ -180,9 +180,9 @@ class Throne:
     # ---- what voters say --------------------------------------------------------------------------------------------
 
     def on_stale(self, peer: NodeId, message: Stale, now: int) -> None:
-        """A voter refuses.  What it says of epochs counts for a small step, since it may lie."""
+        """A voter refuses.  What it says of epochs counts for little, since it may lie; what several say for more."""
         if self.proposer.on_stale(peer, message.epoch, now):
-            self.dethrone(min(message.epoch, self.proposer.epoch + LEAP // 2), now)
+            self.dethrone(self.proposer.passed, now)
 
     def on_promise(self, peer: NodeId, message: Promise, now: int) -> None:
         self.proposer.on_promise(peer, message, now)
@@ -195,7 +195,7 @@ class Throne:
 
     def on_timer(self, now: int) -> None:
         if self.proposer.on_timer(now):
-            self.dethrone(self.proposer.epoch, now)
+            self.dethrone(self.proposer.passed, now)
 
     def _status(self, status: str, detail: str, now: int) -> None:
         self._forest.roles.status(self._grove.app, status, detail, now)

@@ -208,6 +208,8 @@ class Voter:
             self._out.penalize(peer, Code.MALFORMED, "head")
         elif self._contradicts(head):
             self._out.penalize(peer, Code.UNAUTHORISED, "two heads of one order")
+        elif self._outlived(head):
+            self._count("accepts_late")
         elif self._superseded(head):
             self._refuse(peer)
         elif self._arriving == statement.digest():
@@ -259,6 +261,12 @@ class Voter:
         """Has the same root proposed another head of this order?  A voter that sealed both would prove both."""
         held = self.ballot.accepted
         return held is not None and held.order == head.order and held.statement() != head.statement()
+
+    def _outlived(self, head: Head) -> bool:
+        """Is it a late copy of what the root that is followed here has long gone on from?  That is no refusal."""
+        held = self.ballot.accepted
+        followed = head.epoch == self.ballot.promised and self._follows(head.root)
+        return followed and held is not None and head.order < held.order
 
     def _superseded(self, head: Head) -> bool:
         ballot = self.ballot

@@ -81,7 +81,7 @@ class IntegerRoles:
     @staticmethod
     def number(member: NodeId, round_: int) -> int:
         """What ``member`` contributes in ``round_``."""
-        return int.from_bytes(hashlib.sha256(member + bytes([round_])).digest()[:4], "big")
+        return int.from_bytes(hashlib.sha256(member + round_.to_bytes(2, "big")).digest()[:4], "big")
 
     @staticmethod
     def integer(value: Value) -> int:

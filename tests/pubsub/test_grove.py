@@ -120,7 +120,7 @@ def test_a_root_that_nobody_told_asks_for_itself() -> None:
     for voter in root.grove().head.voters:
         forest = net.hosts[voter.id].forest
         forest.voters[net.app].ballot = Ballot(7, net.by_rank()[9].me, forest.voters[net.app].ballot.accepted)
-    net.run_until(lambda: root.roles.deposed != [], 2 * CONFIG.voter_check)
+    net.run_until(lambda: root.roles.deposed != [], 2 * CONFIG.voter_check + CONFIG.yield_after)
 
 
 def test_the_rendezvous_of_a_root_that_stepped_down_notices() -> None:

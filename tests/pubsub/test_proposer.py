@@ -279,7 +279,8 @@ def test_a_majority_that_follows_another_does(bench: Bench) -> None:
 def test_a_vote_that_is_split_while_the_rest_are_dead_begins_anew(bench: Bench) -> None:
     bench.promise(V[0])
     assert not bench.proposer.on_stale(V[1].id, 9, bench.now)
-    assert bench.proposer.on_timer(bench.now + SECOND)
+    assert not bench.proposer.on_timer(bench.now + SECOND)
+    assert bench.proposer.on_timer(bench.now + TreeConfig().candidacy)
     bench.proposer.retire(0)
     bench.proposer.stand(head(0, 0, V[:3]), bench.now)
     assert not bench.proposer.on_timer(bench.now + SECOND)

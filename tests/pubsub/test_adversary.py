@@ -1,0 +1,125 @@
+"""Members near an id, and voters, that do what they can to keep an application from having a root."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.messages import Message
+from pubsub.messages import LEAP, Accept, Prepare, Stale, Withdraw
+from tests.pubsub.harness import CONFIG, MS, SECOND, Host, Net
+from tests.pubsub.test_grove import running
+from tests.pubsub.test_waves import slow
+
+
+class Climber:
+    """A member that asks for as high an epoch as a voter grants, every second, and may give it back in the same breath.
+
+    It knows what every voter has promised, which is more than a real one could.
+    """
+
+    def __init__(
+        self, net: Net, host: Host, *, step: int = LEAP, gives_back: bool = False, until: int = 1 << 62
+    ) -> None:
+        self.net, self.host, self.step, self.gives_back, self.until = net, host, step, gives_back, until
+        self._poll()
+
+    def _poll(self) -> None:
+        if self.net.now >= self.until:
+            return
+        for other in self.net.hosts.values():
+            voter = other.forest.voters.get(self.net.app) if other.started else None
+            if voter is not None and other is not self.host:
+                epoch = voter.ballot.promised + self.step
+                self.net.post(self.host.id, other.id, Prepare(self.net.app, epoch, self.host.me))
+                if self.gives_back:
+                    self.net.post(self.host.id, other.id, Withdraw(self.net.app, epoch))
+        self.net.after(1 * SECOND, self._poll)
+
+
+class Refuser:
+    """A voter that tells whoever proposes that it follows another."""
+
+    def __init__(self, net: Net, host: Host) -> None:
+        arrive = net._arrive
+
+        def refuse(src: bytes, dst: bytes, message: Message) -> None:
+            if dst == host.id and isinstance(message, Prepare | Accept):
+                epoch = message.epoch if isinstance(message, Prepare) else message.head.epoch
+                net.post(host.id, src, Stale(net.app, epoch + 1))
+            else:
+                arrive(src, dst, message)
+
+        net._arrive = refuse  # type: ignore[method-assign]
+
+
+def guards(net: Net) -> list[Host]:
+    """The voters but for the root."""
+    return [net.hosts[peer] for peer in net.root.grove().head.seats if peer != net.root.id]
+
+
+@pytest.mark.parametrize("rank", [4, 7])
+@pytest.mark.parametrize("step", [1, LEAP])
+@pytest.mark.parametrize("gives_back", [False, True])
+def test_leaps_keep_no_application_without_a_root(rank: int, step: int, gives_back: bool) -> None:
+    net = running(12, rounds=10**4)
+    net.min_workers = 1
+    Climber(net, net.by_rank()[rank], step=step, gives_back=gives_back)
+    net.crash(net.root)
+    before = net.round()
+    net.run_until(lambda: net.round() > before + 2, 60 * SECOND)
+
+
+@pytest.mark.parametrize("seconds", [5, 20])
+def test_what_was_leapt_over_is_made_good_at_once(seconds: int) -> None:
+    net = running(12, rounds=10**4)
+    net.min_workers = 1
+    net.crash(net.root)
+    Climber(net, net.by_rank()[7], gives_back=True, until=net.now + seconds * SECOND)
+    before = net.round()
+    net.run_until(lambda: net.round() > before + 2, (seconds + 30) * SECOND)
+
+
+@pytest.mark.parametrize("gives_back", [False, True])
+def test_voters_that_heard_nobody_one_after_the_other_are_won_back(gives_back: bool) -> None:
+    net = running(12, rounds=10**5)
+    net.run_until(lambda: net.round() == 2)
+    net.min_workers = 1
+    root, seats = net.root, guards(net)
+    Climber(net, next(host for host in net.by_rank()[2:] if host not in seats), gives_back=gives_back)
+    for lost in seats[:3]:
+        for src, dst in ((root, lost), (lost, root)):
+            net.lose(Message, src=src, dst=dst)
+        net.run(2 * CONFIG.reign_patience)
+        net.rules.clear()
+        net.run(60 * SECOND)
+    before = net.round()
+    net.run(300 * SECOND)
+    assert net.round() > before + 100
+
+
+@pytest.mark.parametrize("disk", [600, 900])
+def test_one_voter_that_refuses_deposes_nobody_although_disks_are_slow(disk: int) -> None:
+    net = running(12, rounds=10**5)
+    net.run_until(lambda: net.round() == 2)
+    net.min_workers = 1
+    net.disk_delay = disk * MS
+    Refuser(net, guards(net)[-1])
+    before = net.round()
+    net.run(300 * SECOND)
+    assert net.round() > before + 50
+
+
+def test_late_copies_of_what_was_accepted_do_not_count_against_the_root() -> None:
+    net = slow(running(12, rounds=10**5), 1 * SECOND)
+    root = net.root
+    for voter in guards(net)[:3]:
+        at = net.round()
+        net.run_until(lambda at=at: net.round() >= at + 2)  # type: ignore[misc]
+        old = next(
+            message for _, src, dst, message in net.sent[::-1]
+            if isinstance(message, Accept) and (src, dst) == (root.id, voter.id) and message.head.round < net.round()
+        )  # fmt: skip
+        voter.hear(root.id, old)
+        net.run(100 * MS)
+    assert net.roots() == [root]
+    assert not root.roles.deposed
