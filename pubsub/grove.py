@@ -338,8 +338,8 @@ class Grove:
             self._forest.count("stale_refused")
             self._forest.out.send(peer, Stale(self.app, self.epoch, self.outline))
             return
-        if message.wave.epoch != message.head.epoch:
-            self._forest.out.penalize(peer, Code.UNAUTHORISED, "wave of another epoch than its head")
+        if not message.follows:
+            self._forest.out.penalize(peer, Code.UNAUTHORISED, "wave that does not follow from its head")
             return
         if not self.told(peer, message.head, now):
             return

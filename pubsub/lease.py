@@ -4,7 +4,7 @@ A promise that the next question takes back protects nobody: one member that kee
 without a root for ever.  So whoever is promised something gets a *lease*: while it runs, the voter promises nothing to
 anybody else.  It runs for as long as an honest candidate needs to propose, and proof that a candidate has won prolongs
 it: a head that its root had a right to propose, or the word of a root whose commits are proven.  It ends at once when
-its holder is noticed to be dead, steps down or gives up.
+its holder is noticed to be dead, or to live anew, steps down or gives up.
 
 Leases are not free.  Who lets one run out without having won anything sits out for twice as long as it kept others
 away, then for four times as long, and so on; a candidate that sees that it has lost gives its lease back at once and
@@ -137,6 +137,13 @@ class Lease:
         self._recalled = False
         if now > self._until:
             self._close(self._until)
+        elif self.holder is not None and self._is_reborn(self.holder):
+            self.end()
+
+    def _is_reborn(self, holder: Contact) -> bool:
+        """Has it begun a new life?  That is neither root nor candidate until it asks again."""
+        known = self._ring.contact(holder.id)
+        return known is not None and known.incarnation > holder.incarnation
 
     def _close(self, at: int) -> None:
         """The lease is over at ``at``.  Who died has not kept anybody away for long."""

@@ -161,6 +161,13 @@ class WaveOpen(Message):
         """What this wave works on."""
         return self.earlier if self.earlier.size else self.head.model
 
+    @property
+    def follows(self) -> bool:
+        """Is it a wave of the round after the head, or of round 0, in which the data is described before there is any?
+        A wave of a later round would keep who believes it away from all rounds until then."""
+        rounds = (0, 1) if self.head.round == 0 else (self.head.round + 1,)
+        return self.wave.epoch == self.head.epoch and self.wave.round in rounds
+
 
 @register(55, 768 * 1024)
 class WaveUp(Message):

@@ -1,7 +1,7 @@
 """Checking what a head carries: was it committed, on which voters does it stand, by what right was it proposed?
 
-Nothing here has state but a bounded memory of statements that were found proven: a proof is checked once per node and
-head, and a repeated one costs a hash.  All answers are total: what is malformed is simply not proven.
+Nothing here has state but a bounded memory of proofs that were found good: a proof is checked once per node and head,
+and a repeated one costs a hash.  All answers are total: what is malformed is simply not proven.
 
 *Skipping.*  A link may be left out when a majority of the set before it has sealed a later head with the present set,
 as light clients of block chains do.  So the chain does not grow with the age of an application, only with the voters
@@ -10,7 +10,10 @@ that it lost and that nobody of the older sets can vouch for any more.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
+
+import msgspec
 
 from protocol.ids import ZONE_BYTES, NodeId, ring_id
 from protocol.signing import Seal, Sealer
@@ -18,12 +21,14 @@ from protocol.signing import Seal, Sealer
 from .heads import MAX_LINKS, Head, Life, Link, Statement, Vote, Warrant, promise
 
 MAX_KNOWN = 4096
-"""Statements remembered as proven."""
+"""Pieces of evidence remembered as good."""
 
 HEAD, PROMISE, PROPOSAL = "head", "promise", "proposal"
 """What seals are made for."""
 
 Seats = tuple[NodeId, ...]
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def majority(voters: Collection[NodeId], answered: Collection[NodeId]) -> bool:
@@ -62,6 +67,11 @@ def full(links: tuple[Link, ...]) -> bool:
     return len(links) >= MAX_LINKS
 
 
+def _evidence(*parts: object) -> bytes:
+    """A name for these very statements and seals."""
+    return hashlib.sha256(_encode(parts)).digest()
+
+
 class Proofs:
     """One node's judgement, and its own seal."""
 
@@ -70,6 +80,8 @@ class Proofs:
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
         self._known: dict[bytes, None] = {}
+        """Evidence that was found good: of what was stated *and* of all that came to prove it.  Somebody else is shown
+        what came here, and would blame this node for a true head with a bad proof."""
 
     # ---- own seals --------------------------------------------------------------------------------------------------
 
@@ -98,18 +110,21 @@ class Proofs:
         statement = head.statement()
         if statement is None or not head.epoch:
             return False
-        digest = statement.digest()
-        if digest in self._known:
+        digest, evidence = statement.digest(), _evidence(statement, head.proof)
+        if evidence in self._known:
             return True
         before = self.stands_on(genesis, head)
         if before is None or not self._agreed(before, statement, digest, head.proof.seals):
             return False
-        self.note(digest)
+        self._note(evidence)
         return True
 
-    def note(self, digest: bytes) -> None:
-        """This statement is proven."""
-        self._known[digest] = None
+    def vouch(self, head: Head) -> None:
+        """This node has committed ``head`` itself, and checked each seal in it."""
+        self._note(_evidence(head.statement(), head.proof))
+
+    def _note(self, evidence: bytes) -> None:
+        self._known[evidence] = None
         if len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
@@ -119,14 +134,14 @@ class Proofs:
         orders = [link.statement.order for link in links] + [head.order]
         if app != genesis.app or any(link.statement.app != app for link in links) or orders != sorted(set(orders)):
             return None
-        digests = [link.statement.digest() for link in links]
-        known = [index for index, digest in enumerate(digests) if digest in self._known]
+        chains = [_evidence(*links[: index + 1]) for index in range(len(links))]
+        known = [index for index, chain in enumerate(chains) if chain in self._known]
         start = known[-1] + 1 if known else 0
         before = seated(genesis.seats, links[:start])
-        for link, digest in zip(links[start:], digests[start:], strict=True):
-            if not self._agreed(before, link.statement, digest, link.seals):
+        for link, chain in zip(links[start:], chains[start:], strict=True):
+            if not self._agreed(before, link.statement, link.statement.digest(), link.seals):
                 return None
-            self.note(digest)
+            self._note(chain)
             before = link.statement.voters
         return before
 
@@ -180,8 +195,10 @@ class Proofs:
             last, digest = base.statement, base.statement.digest()
             if last.app != next_.app or set(last.voters) != set(before):
                 return False
-            if digest not in self._known and not self._agreed(before, last, digest, base.seals):
+            evidence = _evidence(base, *before)
+            if evidence not in self._known and not self._agreed(before, last, digest, base.seals):
                 return False
+            self._note(evidence)
         if (last.epoch, last.root) != (next_.epoch, next_.root):
             return False
         if next_.round == last.round:

@@ -327,9 +327,7 @@ class Proposer:
     def _commit(self, head: Head, now: int) -> None:
         links = shortened(self._genesis.seats, head.proof.links, self._accepted)
         head = msgspec.structs.replace(head, proof=Proof(tuple(self._accepted.values()), links))
-        statement = head.statement()
-        assert statement is not None
-        self._proofs.note(statement.digest())
+        self._proofs.vouch(head)
         self._proposed, self.head = None, head
         self._out.cancel_timer(("tree.head", self.app))
         if self.phase is Phase.ADOPTING:

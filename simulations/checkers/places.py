@@ -39,9 +39,9 @@ class Places:
         self._asked[host.id, effect.peer, join.app, join.attempt] = None
 
     def _routes(self, now: int, host: Host, effect: Any) -> None:
-        """The first hop of a route is the joiner's own link as well."""
+        """What a joiner hands on itself has come over its own link: at the first hop, or when the route leads by it."""
         routed: Routed = effect.message
-        if isinstance(routed.message, TreeJoin) and routed.message.joiner.id == host.id and routed.hops == 1:
+        if isinstance(routed.message, TreeJoin) and routed.message.joiner.id == host.id:
             self._asked[host.id, effect.peer, routed.message.app, routed.message.attempt] = None
 
     def _accepts(self, now: int, host: Host, effect: Any) -> None:

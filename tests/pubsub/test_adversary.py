@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from protocol.messages import Message
-from pubsub.messages import LEAP, Accept, Prepare, Stale, Withdraw
+from pubsub.heads import UNPROVEN
+from pubsub.messages import LEAP, Accept, Committed, Prepare, Stale, TreeJoin, WaveOpen, Withdraw
 from tests.pubsub.harness import CONFIG, MS, SECOND, Host, Net
 from tests.pubsub.test_grove import running
 from tests.pubsub.test_waves import slow
@@ -123,3 +125,65 @@ def test_late_copies_of_what_was_accepted_do_not_count_against_the_root() -> Non
         net.run(100 * MS)
     assert net.roots() == [root]
     assert not root.roles.deposed
+
+
+def interior(net: Net) -> tuple[Host, Host]:
+    """A node between the root and another that has children, and that other."""
+    for host in net.by_rank():
+        for child in host.grove().tree.children:
+            if host is not net.root and net.hosts[child].grove().tree.children:
+                return host, net.hosts[child]
+    raise AssertionError("the tree is too flat")
+
+
+def test_nobody_is_led_to_show_others_a_proof_that_is_none() -> None:
+    """Its child has seen the proof of a head; the liar sends it the same head without."""
+    net = running(40, rounds=10**4)
+    net.run_until(lambda: net.round() == 3)
+    net.min_workers = 1
+    liar, child = interior(net)
+    post = net.post
+
+    def bad(src: bytes, dst: bytes, message: Message) -> None:
+        if (src, dst) == (liar.id, child.id) and isinstance(message, Committed | WaveOpen):
+            post(src, dst, TreeJoin(net.app, liar.me, 1 << 50, None, message.head.outline()))
+            message = msgspec.structs.replace(message, head=msgspec.structs.replace(message.head, proof=UNPROVEN))
+        post(src, dst, message)
+
+    net.post = bad  # type: ignore[method-assign]
+    net.run(20 * SECOND)
+    blamed = {peer for host in net.hosts.values() if host is not liar for peer, _, _ in host.penalties}
+    assert blamed == {liar.id}
+
+
+def test_a_wave_of_a_round_that_nobody_has_reached_is_its_senders_fault() -> None:
+    net = running(12, rounds=10**4)
+    net.run_until(lambda: net.round() == 3)
+    root = net.root
+    child = net.hosts[next(iter(root.grove().tree.children))]
+    wave, head = child.grove().waves.current, root.grove().head
+    child.hear(root.id, WaveOpen(net.app, wave._replace(round=head.round + 2), head.lean(), 0))
+    child.hear(root.id, WaveOpen(net.app, wave._replace(round=250), head.lean(), 0))
+    assert [peer for peer, _, _ in child.penalties] == [root.id] * 2
+    assert child.grove().waves.current == wave
+
+
+@pytest.mark.parametrize("stagger", [0, 500])
+def test_after_a_blackout_nobody_waits_for_a_root_of_an_earlier_life(stagger: int) -> None:
+    net = running(8, rounds=10**4)
+    net.run_until(lambda: net.round() == 3)
+    net.min_workers = 1
+    old = net.root
+    net.crash(old)
+    net.run(8 * SECOND)
+    net.restart(old)
+    net.run(10 * SECOND)
+    assert net.root is not net.by_rank()[0]
+    before = net.round()
+    for host in net.hosts.values():
+        net.crash(host)
+    net.run(3 * SECOND)
+    for host in net.hosts.values():
+        net.restart(host)
+        net.run(stagger * MS)
+    net.run_until(lambda: net.round() > before, CONFIG.reign_patience)
