@@ -14,7 +14,7 @@ from protocol.streams import Stream
 from pubsub.config import SECOND, TreeConfig
 from pubsub.heads import Head, Link, Proof, Warrant
 from pubsub.holdings import Holdings
-from pubsub.messages import LEAP, Accept, Accepted, Holding, Prepare, Promise
+from pubsub.messages import LEAP, Accept, Accepted, Holding, Prepare, Promise, Withdraw
 from pubsub.proposer import Phase, Proposer
 from pubsub.sizes import FACTOR, SLACK
 from tests.pubsub.quiet import QuietRing
@@ -284,6 +284,16 @@ def test_a_vote_that_is_split_while_the_rest_are_dead_begins_anew(bench: Bench) 
     bench.proposer.retire(0)
     bench.proposer.stand(head(0, 0, V[:3]), bench.now)
     assert not bench.proposer.on_timer(bench.now + SECOND)
+
+
+def test_whoever_gives_up_gives_the_promises_back_that_it_got(bench: Bench) -> None:
+    bench.promise(V[0])
+    bench.proposer.retire(0)
+    assert bench.sent(Withdraw) == ids(0)
+    bench.proposer.stand(head(0, 0, V[:3]), 0)
+    leading(bench)
+    bench.proposer.retire(0)
+    assert bench.sent(Withdraw) == [], "a root says that its reign is over"
 
 
 def test_a_root_whose_voters_change_towards_those_that_follow_another_begins_anew() -> None:
