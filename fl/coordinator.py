@@ -36,6 +36,8 @@ from .ports import CoordinatorHost
 from .spec import AppSpec
 from .tasks import Finish, Finished
 
+MAX_IN_VAIN = 3
+"""Times that a deadline grows although that brings nobody."""
 _UNMEASURED = "nobody has evaluated the last model yet"
 
 
@@ -43,8 +45,8 @@ class Coordinator:
     """The root's state for one application, from the moment it is root until it is not."""
 
     __slots__ = (
-        "_asked_again", "_ending", "_fresh", "_head", "_history", "_host", "_opened", "_parts", "_retries", "_wave",
-        "_work", "described", "spec",
+        "_asked_again", "_ending", "_fresh", "_head", "_history", "_host", "_in_vain", "_most", "_opened", "_parts",
+        "_retries", "_wave", "_work", "described", "spec",
     )  # fmt: skip
 
     def __init__(self, spec: AppSpec, head: Head, host: CoordinatorHost) -> None:
@@ -63,6 +65,8 @@ class Coordinator:
         """How long the last waves took that were complete or missed by most, ns."""
         self._ending: tuple[int, Value] | None = None
         """The best model and the round that made it, when it is not the last: the run ends with that."""
+        self._most = self._in_vain = 0
+        """Contributors of the best wave so far, and how often since then a longer one has brought no more."""
         self.described: dict[str, float] = {}
 
     def start(self, now: int) -> None:
@@ -131,8 +135,16 @@ class Coordinator:
         """What complete waves took, for the next rounds.
 
         A wave that most of them missed counts as well, since it would have had to last longer: so a deadline that was
-        learned from a few quick members grows until most keep it.  One straggler is not most."""
-        if self._work is Work.TRAIN and (have < absent or (have and not absent)):
+        learned from a few quick members grows until most keep it.  One straggler is not most.  How many are absent is
+        told by those below, one of whom may lie: when longer waits have brought nobody, a few times, they are in vain.
+        """
+        if self._work is not Work.TRAIN or not have:
+            return
+        if not absent or have > self._most:
+            self._most, self._in_vain = have, 0
+        elif have < absent:
+            self._in_vain += 1
+        if not absent or (have < absent and self._in_vain <= MAX_IN_VAIN):
             self._history.append(now - self._opened)
 
     def closed(self, wave: WaveId, parts: Sequence[HandedIn], absent: int, now: int) -> None:

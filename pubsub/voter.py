@@ -180,7 +180,8 @@ class Voter:
         if head.root.id != peer:
             self._out.penalize(peer, Code.UNAUTHORISED, "reign of another")
         elif message.over:
-            self.lease.give_back(peer, now)
+            if ballot.accepted is None or head.order >= ballot.accepted.order:  # not one that was long on its way
+                self.lease.give_back(peer, now)
         elif head.epoch < ballot.promised or (head.epoch == ballot.promised and not self._follows(head.root)):
             self._refuse(peer)
         elif not self.over:

@@ -233,6 +233,17 @@ def test_a_deadline_that_most_miss_grows_until_they_keep_it() -> None:
     assert stage.forest.opened[-1][3] > 1.5 * quick
 
 
+def test_the_word_of_one_that_most_are_absent_makes_no_deadline_grow_for_ever() -> None:
+    stage = reigning(rounds=50)
+    round_over(stage, A, B, after=SECOND)
+    deadlines = []
+    for _ in range(12):
+        deadlines.append(stage.forest.opened[-1][3])
+        close(stage, A, B, absent=16384, after=deadlines[-1])
+        close(stage, absent=16384, after=deadlines[-1])
+    assert deadlines[-1] == deadlines[-6] < 30 * SECOND
+
+
 def test_one_straggler_does_not_make_the_others_wait() -> None:
     stage = reigning(rounds=50)
     round_over(stage, A, B, after=SECOND)
