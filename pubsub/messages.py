@@ -19,7 +19,7 @@ MAX_DEPTH = 64
 LEAP = 64
 """Epochs by which a candidate may be ahead of what a voter has promised or seen proven: they grow by ones."""
 
-FAR = 1 << 32
+FAR = 1 << 24
 """A leap that no history explains: whoever says such an epoch is counted against."""
 
 Path = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_DEPTH)]
