@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -288,6 +289,58 @@ def test_memory_that_was_lent_counts_though_the_worker_holds_neither_descriptor_
             await pool.initial(stealthy, {}, 0)
 
     with_pool(body, fork_server, tmp_path, memory_mib=2560, timeout_s=30)
+
+
+HIDING = """
+import ctypes, os, threading
+import fl
+
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+
+def hide(how):
+    if how == "deep":
+        for _ in range(20):
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+    for number in range(8):
+        with open(f"f{number}", "w+b") as file:
+            file.write(bytes(16 << 20))
+            file.flush()
+            if how == "mapped":
+                libc.mmap(None, 4096, 1, 1, file.fileno(), 0)
+                os.unlink(file.name)
+
+def model(how="mapped"):
+    hide(how)
+    threading.Event().wait()
+
+app = fl.App(name="hiding", model=model, train=lambda model, data, ctx: None)
+"""
+UNCONFINED = """
+import sys
+from fl.learn import forkserver, scratch
+scratch.confine = lambda directory: False
+scratch.LIMIT = 64 << 20
+forkserver.main([sys.argv[1], "--lifeline"])
+"""
+
+
+@pytest.mark.parametrize("how", ["mapped", "deep"])
+def test_what_is_hidden_on_a_disk_counts_where_no_file_system_can_be_mounted(how: str, tmp_path: Path) -> None:
+    (tmp_path / "hiding.py").write_text(HIDING)
+    hiding = bundle.pack(tmp_path / "hiding.py")
+    command = [sys.executable, "-c", UNCONFINED, str(tmp_path / "fork.sock")]
+
+    async def body(pool: WorkerPool) -> None:
+        with pytest.raises(AppError, match="in its temporary directory, and was ended"):
+            await pool.initial(hiding, {"how": how}, 0)
+
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=forkserver.environment()) as server:
+        with_pool(body, tmp_path / "fork.sock", tmp_path, timeout_s=30)
+        assert server.stdin is not None
+        server.stdin.close()
 
 
 def test_every_thread_of_a_worker_is_locked_and_it_holds_nothing_but_its_connection(
