@@ -46,6 +46,13 @@ class TreeConfig:
     deputy_tries: int = 4
     """Joins for which a node turns to the same deputy, when the node closest to the id does not take the descriptor."""
 
+    deputy_after: int = 8 * SECOND
+    """How long a node looks for a place before it turns to a deputy, whatever the closest node says.  Above what an
+    honest candidate needs whose voters take 2 s for each write."""
+
+    deputy_pause: int = 4 * SECOND
+    """Least time between two such calls: refusals, which anybody may send who was asked, do not make them faster."""
+
     deputy_patience: int = 30 * SECOND
     """How long a deputy stands in after somebody last asked it to."""
 

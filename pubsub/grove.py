@@ -53,7 +53,7 @@ class Grove:
         self.tree = Tree(
             app, forest.me, genesis.fan_out, forest.config,
             ring=forest.ring, out=forest.out, stream=stream, sealer=forest.sealer, roll=forest.roll,
-            changed=self._tree_changed,
+            changed=self._tree_changed, deputy=self._stranded,
         )  # fmt: skip
         self.waves = Waves(
             self.tree, genesis.quorum, forest.config,
@@ -72,7 +72,7 @@ class Grove:
         self._shown: NodeId = b""
         """Who that was."""
         self._orphaned = 0
-        """Joins that were refused by a node that had been shown the descriptor, since this node last had a place."""
+        """Joins for which a deputy was chosen since this node last had a parent that beats."""
         self.throne = Throne(self, forest)
         self.proposer: Proposer = self.throne.proposer
         self._last: Committed | None = None
@@ -217,6 +217,7 @@ class Grove:
         self.rendezvous.gone(joiner.id, now)  # a root does not ask for a place
         if message.orphan:
             self.rendezvous.deputise(now)
+            self.serve(now)  # also below somebody: what hangs together may have no root
         if not self.tree.attached:
             self._point(message, now)
         elif self.tree.admit(joiner, message.attempt, now):
@@ -254,7 +255,6 @@ class Grove:
 
     def on_accept(self, peer: NodeId, message: TreeAccept, now: int) -> None:
         if self.tree.on_accept(peer, message, now):
-            self._orphaned = 0
             self.waves.child_lost(peer, now)
 
     def on_refuse(self, peer: NodeId, message: TreeRefuse, now: int) -> None:
@@ -269,6 +269,11 @@ class Grove:
         """Was ``peer`` shown the descriptor, long enough ago to know it, but not so long that it is shown it again?"""
         config, since = self._forest.config, now - self._introduced
         return peer == self._shown and config.answer_wait <= since < config.deputy_patience
+
+    def _stranded(self, now: int) -> Contact | None:
+        """There has been no place for long: the closest node refuses, is silent, or sends joiners in circles."""
+        closest = self._forest.ring.closest(self.app, 1)
+        return self._deputy(closest[0].id if closest else b"", now)
 
     def _deputy(self, unable: NodeId, now: int) -> Contact | None:
         """Which voter is to stand in for ``unable``, the closest node; None when that is up to this node."""
@@ -302,6 +307,7 @@ class Grove:
     def on_beat(self, peer: NodeId, message: TreeBeat, now: int) -> None:
         if not self.tree.on_beat(peer, message.path, now):
             return
+        self._orphaned = 0
         last = self._last.head.order if self._last is not None else (0, 0, 0)
         if message.wave > self.waves.current or message.committed > last:
             self._forest.out.send(peer, TreeWant(self.app))

@@ -76,7 +76,7 @@ class TreeJoin(Message):
     head: Head | None = None
     """The newest head that the joiner knows, in outline: how a rendezvous learns who the voters are."""
     orphan: bool = False
-    """The closest node does not take the descriptor: stand in for it, as one of the voters."""
+    """The closest node does not serve: stand in for it, as one of the voters."""
     seal: Seal | None = None
     """The joiner's, in a join that is routed (``joins.statement``)."""
     voucher: Annotated[bytes, msgspec.Meta(max_length=MAX_VOUCHER)] = b""

@@ -13,10 +13,11 @@ A root may step down without dying.  Whoever took it for the root notices when i
 anybody else, and asks it now and then in any case.  A join that others carried in its name is a reason to ask, no more.
 
 The closest node may refuse to know of an application: its table is full, its clock is wrong, nobody told it of the
-owner.  A joiner that has shown it the descriptor in vain asks a *deputy* instead, the closest of the newest voters.  A
-voter that is asked does for a while what the closest node ought to.  All joiners count the voters in the same order and
-go on to the next only after several joins, so mostly one stands; where two do, or the closest node has learnt of the
-application meanwhile, it is the pre-vote and the pauses that part them, as they part any two candidates.
+owner.  Or it does nothing, whatever it says.  A joiner that has shown it the descriptor in vain, or that has found no
+place for a while, asks a *deputy* instead, the closest of the newest voters.  A voter that is asked does for a while
+what the closest node ought to.  All joiners count the voters in the same order and go on to the next only after several
+joins, so mostly one stands; where two do, or the closest node serves after all, it is the pre-vote and the pauses that
+part them, as they part any two candidates.
 
 Who lost a candidacy waits for a growing, random time before it looks again, and the time shrinks only when a round is
 committed: two that win and lose against each other leave each other ever more room.
@@ -188,13 +189,15 @@ class Rendezvous:
 
     def _weigh(self, peer: NodeId, message: HeadAnswer, now: int) -> None:
         """One answer to the search: a root confirms itself with a head of its own, or one voter more has spoken."""
+        first = peer not in self._answers  # who names ever more roots does not keep the search going
         self._answers[peer] = message
         root, head, grove = message.root, message.head, self._grove
         if root is not None and root.id == peer:
             if head is not None and head.root.id == peer and grove.head is not None and head.order >= grove.head.order:
                 self._found(root, (), now)
             return
-        named = (root,) if root is not None and root.id != self._me and self._forest.ring.alive(root.id) else ()
+        known = root is not None and root.id != self._me and self._forest.ring.alive(root.id)
+        named = (root,) if first and known and root is not None else ()
         if self._question((*named, *grove.base.voters)):
             self._wait(self._forest.config.answer_wait, now)
         if self._free():

@@ -58,9 +58,9 @@ class Tree:
     """Membership of this node in the tree of ``app``."""
 
     __slots__ = (
-        "_attempt", "_backoff", "_candidates", "_changed", "_config", "_last_beat", "_orphan", "_out", "_past", "_ring",
-        "_roll", "_sealer", "_secret", "_stream", "_tried", "app", "children", "fan_out", "head", "is_root", "me",
-        "parent", "path", "sent_wave", "wanted",
+        "_attempt", "_backoff", "_called", "_candidates", "_changed", "_config", "_deputy", "_last_beat", "_orphan",
+        "_out", "_past", "_ring", "_roll", "_sealer", "_secret", "_since", "_stream", "_tried", "app", "children",
+        "fan_out", "head", "is_root", "me", "parent", "path", "sent_wave", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -76,10 +76,12 @@ class Tree:
         sealer: Sealer,
         roll: Roll,
         changed: Callable[[int], None],
+        deputy: Callable[[int], Contact | None],
     ) -> None:
+        """``deputy`` names who is to stand in for a closest node that leaves this one without a place."""
         self.app, self.me, self.fan_out = app, me, fan_out
         self._config, self._ring, self._out, self._stream = config, ring, out, stream
-        self._sealer, self._roll, self._changed = sealer, roll, changed
+        self._sealer, self._roll, self._changed, self._deputy = sealer, roll, changed, deputy
         self.wanted = False
         self.is_root = False
         self.parent: NodeId | None = None
@@ -98,6 +100,11 @@ class Tree:
         self._orphan: NodeId = b""
         """The candidate that is to stand in for the closest node."""
         self._backoff = 0
+        self._since = -1
+        """Since when this node looks for a place, ns; -1: it has one, or wants none.  A place counts when its parent
+        beats: to be taken in and left alone is none."""
+        self._called = -config.deputy_pause
+        """When a deputy was last asked, ns."""
         self._last_beat = 0
 
     # ---- state ------------------------------------------------------------------------------------------------------
@@ -151,7 +158,11 @@ class Tree:
         self._past, self._attempt = self._attempt, self._drawn()
         self._candidates = []
         self._tried = []
+        self._since = self._since if self._since >= 0 else now
         self._arm(now)
+        if not self._backoff and self._call(now):  # it was taken in somewhere, and left alone
+            self._next(now)
+            return
         self._ring.route(self.app, sealed(self._sealer, self._roll.voucher, self._ask()), now)
 
     def _drawn(self) -> int:
@@ -175,7 +186,16 @@ class Tree:
             self._next(now)
 
     def _next(self, now: int) -> None:
-        """Try the next candidate; without one, pause and route again."""
+        """Try the next candidate; without one a deputy, when it is time for that; else pause and route again."""
+        if self._try(now) or (self._call(now) and self._try(now)):
+            return
+        self._candidates = None
+        self._backoff = min(self._backoff * 2 or self._config.join_retry // 2, self._config.join_backoff)
+        pause = self._backoff // 2 + self._stream.below(self._backoff // 2)
+        self._out.set_timer(("tree.join", self.app), now + pause)
+
+    def _try(self, now: int) -> bool:
+        """Ask the first candidate that is of use; False when there is none."""
         assert self._candidates is not None
         while self._candidates and len(self._tried) < self._config.join_tries:
             contact = self._candidates.pop(0)
@@ -185,11 +205,22 @@ class Tree:
             self._ring.learn(contact)
             self._out.send(contact.id, self._ask(orphan=contact.id == self._orphan))
             self._arm(now)
-            return
-        self._candidates = None
-        self._backoff = min(self._backoff * 2 or self._config.join_retry // 2, self._config.join_backoff)
-        pause = self._backoff // 2 + self._stream.below(self._backoff // 2)
-        self._out.set_timer(("tree.join", self.app), now + pause)
+            return True
+        return False
+
+    def _call(self, now: int) -> bool:
+        """After a while without a place there is a candidate more, a deputy, to begin anew with.  How long it has been
+        counts, not how many attempts: whoever refuses decides how long an attempt takes."""
+        config = self._config
+        overdue = 0 <= self._since <= now - config.deputy_after
+        if not overdue or now < self._called + config.deputy_pause:
+            return False
+        self._called = now
+        deputy = self._deputy(now)
+        if deputy is None:
+            return False
+        self._orphan, self._candidates, self._tried = deputy.id, [deputy], []
+        return True
 
     def on_accept(self, peer: NodeId, message: TreeAccept, now: int) -> bool:
         """True when ``peer`` is now our parent."""
@@ -218,6 +249,7 @@ class Tree:
                 return
             self._candidates, self._tried = [], []
         self._candidates[:0] = message.candidates if deputy is None else (deputy,)
+        self._called = self._called if deputy is None else now
         self._orphan = deputy.id if deputy is not None else b""
         del self._candidates[self._config.join_tries :]
         self._next(now)
@@ -306,6 +338,7 @@ class Tree:
         if self.me.id in path or len(path) >= MAX_DEPTH:
             self.lose_parent(now, tell=True)
             return False
+        self._since = -1
         if tuple(path) != self.path:
             self.path = tuple(path)
             self._tell_children()
@@ -355,7 +388,7 @@ class Tree:
             self.disown(self.parent)
             self._ring.unwatch(self.parent, self._purpose)
         self._out.cancel_timer(("tree.join", self.app))
-        self.parent, self.path, self._candidates = None, (), None
+        self.parent, self.path, self._candidates, self._since = None, (), None, -1
         self.is_root = self.wanted = True
         self._tell_children()
         self._arm_beat(now)
@@ -378,7 +411,7 @@ class Tree:
             self.disown(self.parent)
             self._ring.unwatch(self.parent, self._purpose)
         self.children.clear()
-        self.parent, self.path, self._candidates = None, (), None
+        self.parent, self.path, self._candidates, self._since = None, (), None, -1
         self.wanted = self.is_root = False
         for timer in ("tree.join", "tree.beat"):
             self._out.cancel_timer((timer, self.app))

@@ -1,9 +1,18 @@
-"""The node closest to an application's id refuses for good to know of it: a voter stands in."""
+"""The node closest to an application's id does not serve it: a voter stands in."""
 
 from __future__ import annotations
 
-from pubsub.messages import Prepare, TreeJoin, TreeRefuse
-from tests.pubsub.harness import CONFIG, SECOND, Host, Net
+from functools import partial
+
+import msgspec
+import pytest
+
+from dht.ports import Verdict
+from protocol.ids import NodeId
+from protocol.messages import Contact, Message
+from pubsub.messages import HeadAnswer, HeadQuery, Prepare, TreeAccept, TreeJoin, TreeRefuse
+from tests.pubsub.harness import CONFIG, MS, SECOND, Host, Net
+from tests.pubsub.test_waves import slow
 
 
 def refusing(*ranks: int, size: int = 10) -> tuple[Net, list[Host]]:
@@ -74,3 +83,129 @@ def test_a_refusal_of_a_join_that_was_not_made_calls_no_deputy() -> None:
     for _ in range(50):
         lone.hear(closest.id, TreeRefuse(net.app, 1 << 60, unknown=True))
     assert not any(m.orphan for *_, m in net.sent[asked:] if isinstance(m, TreeJoin))
+
+
+class Idler:
+    """``host``, which takes part in nothing and answers joins, and what is asked about the root, in one ``way``."""
+
+    def __init__(self, net: Net, host: Host, way: str) -> None:
+        self.net, self.host, self.way = net, host, way
+        self.joins: dict[NodeId, int] = {}
+        self.turn = 0
+        host.know = lambda: None  # type: ignore[method-assign]
+        host.join = lambda: None  # type: ignore[method-assign]
+
+    def begin(self) -> None:
+        """The host has started."""
+        forest = self.host.forest
+        forest.received = self._received  # type: ignore[method-assign]
+        forest.intercept = self._passing  # type: ignore[method-assign]
+        forest.deliver = lambda relay, message, now: None  # type: ignore[method-assign]
+        self._repeat()
+
+    def _passing(self, relay: NodeId, message: Message, now: int) -> Verdict:
+        if isinstance(message, TreeJoin):
+            self._join(message)
+        return Verdict.CONSUME
+
+    def _received(self, peer: NodeId, message: Message, now: int) -> bool:
+        if isinstance(message, TreeJoin):
+            self._join(message)
+        elif isinstance(message, HeadQuery) and self.way in ("hears", "names"):
+            self.joins[peer] = 0
+            self._hears(peer)
+        return True
+
+    def _join(self, join: TreeJoin) -> None:
+        joiner, net = join.joiner.id, self.net
+        if self.way == "circles":
+            self.joins[joiner] = join.attempt
+            self._send_round(joiner, join.attempt)
+        elif self.way in ("refuses", "hears", "names"):
+            net.post(self.host.id, joiner, TreeRefuse(net.app, join.attempt))
+        elif self.way == "accepts":
+            net.post(self.host.id, joiner, TreeAccept(net.app, join.attempt, (self.host.id,)))
+
+    def _send_round(self, joiner: NodeId, attempt: int) -> None:
+        others = [host.me for host in self.net.by_rank() if host.id != joiner]
+        self.turn += 1
+        places = tuple(others[(self.turn + step) % len(others)] for step in range(3))
+        self.net.post(self.host.id, joiner, TreeRefuse(self.net.app, attempt, places))
+
+    def _hears(self, peer: NodeId) -> None:
+        self.turn += 1
+        root = Contact(self.host.id[:4] + self.turn.to_bytes(12, "big"), ("10.9.9.9:1",), 1)
+        self.net.post(self.host.id, peer, HeadAnswer(self.net.app, root, None, True))
+
+    def _repeat(self) -> None:
+        """It does not wait to be asked again."""
+        for peer, attempt in self.joins.items():
+            if self.way == "circles":
+                self._send_round(peer, attempt)
+            elif self.way == "names":
+                self._hears(peer)
+        self.net.after(300 * MS, self._repeat)
+
+
+def advanced(net: Net, round_: int) -> bool:
+    return net.round() >= round_
+
+
+def calls(net: Net) -> int:
+    """Joins by which a deputy was asked, and voters that stand in."""
+    asked = sum(isinstance(message, TreeJoin) and message.orphan for *_, message in net.sent)
+    groves = [host.grove() for host in net.hosts.values() if host.started and net.app in host.forest.groves]
+    return asked + len([grove for grove in groves if grove.rendezvous._deputy])
+
+
+@pytest.mark.parametrize("voter", [True, False])
+@pytest.mark.parametrize("way", ["refuses", "silent", "circles", "hears", "names", "accepts"])
+def test_a_closest_node_that_does_nothing_keeps_no_application_from_its_root(way: str, voter: bool) -> None:
+    net = slow(Net(12, rounds=10**4), 1 * SECOND)
+    if not voter:
+        net.genesis = msgspec.structs.replace(net.genesis, voters=tuple(net.near(6)[1:]))
+    idler = Idler(net, net.by_rank()[0], way)
+    patience = 30 * SECOND
+    if way == "accepts":  # whoever was taken in waits for beats first
+        patience += CONFIG.beat_patience * CONFIG.beat
+    net.start(join=False)
+    idler.begin()
+    for host in net.hosts.values():
+        host.join()
+    net.run_until(lambda: net.round() == 1, patience)
+    for _ in range(2):
+        net.run(3 * CONFIG.voter_check)
+        net.crash(net.root)
+        net.run_until(partial(advanced, net, net.round() + 2), patience)
+    assert len(net.roots()) == 1
+    net.check_sums()
+
+
+@pytest.mark.parametrize("disk", [1 * MS, 2 * SECOND])
+def test_where_the_closest_node_serves_no_deputy_is_asked(disk: int) -> None:
+    net = slow(Net(12, rounds=10**4), 1 * SECOND)
+    net.disk_delay = disk
+    net.start()
+    net.run_until(lambda: net.round() == 2, 60 * SECOND)
+    assert net.root is net.by_rank()[0]
+    for _ in range(2):
+        root = net.root
+        net.crash(root)
+        net.run_until(partial(advanced, net, net.round() + 2), 60 * SECOND)
+        net.restart(root)
+        net.run(30 * SECOND)
+    assert not calls(net)
+
+
+def test_who_was_refused_by_all_asks_one_deputy_at_a_time_however_often_it_is_refused() -> None:
+    net = Net(12)
+    lone, closest = net.by_rank()[-1], net.by_rank()[0]
+    net.start([lone, closest])
+    net.lose(Prepare)
+    net.run(CONFIG.deputy_after)
+    before = calls(net)
+    for _ in range(50):
+        net.run(100 * MS)
+        tree = lone.grove().tree
+        lone.hear(closest.id, TreeRefuse(net.app, tree._attempt, (net.by_rank()[3].me,)))
+    assert calls(net) - before <= 3
