@@ -457,7 +457,7 @@ class Proposer:
         """A newer epoch exists, or candidacy makes no sense any more.  True when this node was root."""
         was_root, self.reigns = self.reigns, False
         if self.phase in (Phase.PREPARING, Phase.ADOPTING):
-            for peer in self._tally:
+            for peer in ids(self._electorate()):  # also those whose promise is on its way
                 self._out.send(peer, Withdraw(self.app, self.epoch))
         self.epoch = max(self.epoch, epoch)
         self.phase, self._proposed, self._known, self._best = Phase.IDLE, None, self._genesis, None

@@ -9,7 +9,7 @@ candidate decide by any majority, and this is one.  While the others are no majo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from protocol.ids import NodeId
@@ -49,9 +49,6 @@ class Tally:
 
     def __contains__(self, peer: NodeId) -> bool:
         return peer in self._reports
-
-    def __iter__(self) -> Iterator[NodeId]:
-        return iter(self._reports)
 
     def add(self, peer: NodeId, report: Report) -> None:
         self._reports[peer] = report
