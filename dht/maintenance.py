@@ -1,6 +1,7 @@
 """Upkeep: what keeps the ring closed although nobody routes anything.
 
 *Repair.*  When a leaf dies, the farthest leaf of its side is asked for its leaf set, which brings the next candidates.
+So it is when a candidate does not answer, for which others may have been passed over.
 When an immediate neighbour dies, all leaves are told: they question it and repair likewise (MSPastry).
 
 *Care.*  A slow rotation pings one leaf after the other, exchanges leaf sets now and then, measures candidates for the
@@ -88,6 +89,9 @@ class Maintenance:
                     self._prober.probe(contact, now)
         self._prober.tick(now)
         self._lookup.tick(now)
+        if self._prober.in_vain():
+            for contact in view.leaves.ends():
+                self._prober.probe(contact, now)
 
     # ---- care ----
 

@@ -31,11 +31,12 @@ class _Probe:
 class Prober:
     """Leaf probes under way, repeated until answered or given up."""
 
-    __slots__ = ("_outstanding", "_view")
+    __slots__ = ("_in_vain", "_outstanding", "_view")
 
     def __init__(self, view: View) -> None:
         self._view = view
         self._outstanding: dict[NodeId, _Probe] = {}
+        self._in_vain = False
 
     @property
     def busy(self) -> bool:
@@ -156,6 +157,12 @@ class Prober:
             # Never heard from: remembered as a ghost so that hearsay does not make us ask again at once.
             view.table.remove(peer)
             view.ghosts.add(probe.contact, now)
+            self._in_vain = True
+
+    def in_vain(self) -> bool:
+        """Was a stranger asked in vain since this was last called?  Others may have been passed over for it."""
+        vain, self._in_vain = self._in_vain, False
+        return vain
 
     def clear(self) -> None:
         self._outstanding.clear()

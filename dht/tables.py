@@ -213,6 +213,10 @@ class LeafSet:
                 edges.append(side[max(true - 1, 0)])
         return [self._members[peer] for peer in dict.fromkeys(edges)]
 
+    def ends(self) -> list[Contact]:
+        """The farthest member of each side, however many there are: it knows those that are a little nearer."""
+        return [self._members[peer] for peer in dict.fromkeys(side[-1] for side in (self._right, self._left) if side)]
+
     def check(self) -> None:
         """Raise AssertionError when a side is out of order, too long or at the wrong distances."""
         for side, at, sign in ((self._right, self._right_at, 1), (self._left, self._left_at, -1)):
