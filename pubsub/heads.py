@@ -48,7 +48,8 @@ Order = tuple[Natural, Natural, Natural]
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def _hash(*parts: Any) -> bytes:
+def hash_of(*parts: Any) -> bytes:
+    """32 bytes that name these very ``parts``."""
     return hashlib.sha256(_encode(parts)).digest()
 
 
@@ -83,7 +84,7 @@ class Statement(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     def digest(self) -> bytes:
         """32 bytes: the head's name, and what is really signed."""
-        return _hash(self)
+        return hash_of(self)
 
 
 class Link(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -164,14 +165,14 @@ class Head(msgspec.Struct, frozen=True, gc=False, array_like=True):
     def _digests(self) -> tuple[bytes, bytes]:
         """(digest of the model, digest of the details); empty bytes when this copy contradicts itself."""
         model, left_out = b"", self.left_out
-        details = _hash(self.state, self.contributors, self.metrics, self.report)
+        details = hash_of(self.state, self.contributors, self.metrics, self.report)
         if left_out:
             bare = self.state == EMPTY and not (self.contributors or self.metrics or self.report)
             details = left_out[-DIGEST_BYTES:] if bare else b""
         if len(left_out) == 2 * DIGEST_BYTES:
             model = left_out[:DIGEST_BYTES] if self.model == EMPTY else b""
         elif len(left_out) in (0, DIGEST_BYTES):
-            model = _hash(self.model)
+            model = hash_of(self.model)
         return model, details
 
     def statement(self) -> Statement | None:
@@ -179,7 +180,7 @@ class Head(msgspec.Struct, frozen=True, gc=False, array_like=True):
         model, details = self._digests()
         if not model or not details:
             return None
-        contents, contacts = _hash(self.weight, self.finished, model, details), _hash(self.root, self.voters)
+        contents, contacts = hash_of(self.weight, self.finished, model, details), hash_of(self.root, self.voters)
         root = Life.of(self.root)
         return Statement(self.app, self.epoch, self.round, self.revision, root, self.seats, contents, contacts)
 
@@ -205,4 +206,4 @@ class Warrant(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 def promise(app: bytes, epoch: int, candidate: Life, accepted: Statement | None) -> bytes:
     """What a voter seals when it promises."""
-    return _hash(app, epoch, candidate, accepted)
+    return hash_of(app, epoch, candidate, accepted)

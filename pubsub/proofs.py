@@ -10,15 +10,13 @@ that it lost and that nobody of the older sets can vouch for any more.
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from collections.abc import Callable, Collection, Sequence
-
-import msgspec
 
 from protocol.ids import ZONE_BYTES, NodeId, ring_id
 from protocol.signing import Seal, Sealer
 
-from .heads import MAX_LINKS, Head, Life, Link, Statement, Vote, Warrant, promise
+from .heads import MAX_LINKS, Head, Life, Link, Statement, Vote, Warrant, hash_of, promise
 
 MAX_KNOWN = 4096
 """Pieces of evidence remembered as good."""
@@ -27,8 +25,6 @@ HEAD, PROMISE, PROPOSAL = "head", "promise", "proposal"
 """What seals are made for."""
 
 Seats = tuple[NodeId, ...]
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 def majority(voters: Collection[NodeId], answered: Collection[NodeId]) -> bool:
@@ -65,11 +61,6 @@ def shortened(first: Seats, links: tuple[Link, ...], signers: Collection[NodeId]
 def full(links: tuple[Link, ...]) -> bool:
     """Is there no room for another set of voters?"""
     return len(links) >= MAX_LINKS
-
-
-def _evidence(*parts: object) -> bytes:
-    """A name for these very statements and seals."""
-    return hashlib.sha256(_encode(parts)).digest()
 
 
 class Proofs:
@@ -110,18 +101,18 @@ class Proofs:
         statement = head.statement()
         if statement is None or not head.epoch:
             return False
-        digest, evidence = statement.digest(), _evidence(statement, head.proof)
+        evidence = hash_of(statement, head.proof)
         if evidence in self._known:
             return True
         before = self.stands_on(genesis, head)
-        if before is None or not self._agreed(before, statement, digest, head.proof.seals):
+        if before is None or not self._agreed(before, statement, statement.digest(), head.proof.seals):
             return False
         self._note(evidence)
         return True
 
     def vouch(self, head: Head) -> None:
         """This node has committed ``head`` itself, and checked each seal in it."""
-        self._note(_evidence(head.statement(), head.proof))
+        self._note(hash_of(head.statement(), head.proof))
 
     def _note(self, evidence: bytes) -> None:
         self._known[evidence] = None
@@ -134,7 +125,7 @@ class Proofs:
         orders = [link.statement.order for link in links] + [head.order]
         if app != genesis.app or any(link.statement.app != app for link in links) or orders != sorted(set(orders)):
             return None
-        chains = [_evidence(*links[: index + 1]) for index in range(len(links))]
+        chains = list(itertools.accumulate(links, hash_of, initial=b""))[1:]
         known = [index for index, chain in enumerate(chains) if chain in self._known]
         start = known[-1] + 1 if known else 0
         before = seated(genesis.seats, links[:start])
@@ -195,7 +186,7 @@ class Proofs:
             last, digest = base.statement, base.statement.digest()
             if last.app != next_.app or set(last.voters) != set(before):
                 return False
-            evidence = _evidence(base, *before)
+            evidence = hash_of(base, before)
             if evidence not in self._known and not self._agreed(before, last, digest, base.seals):
                 return False
             self._note(evidence)

@@ -138,9 +138,9 @@ class Proposer:
     def renew(self, now: int) -> None:
         """As root and between two heads: win an epoch that is newer than any that a voter has promised."""
         assert self.leading and self.head is not None and not self.busy
-        self.epoch = min(max(self._refused.values(), default=0), self.epoch + MAX_RENEWAL)
+        said = max(self._refused.values(), default=0)
         self.phase = Phase.IDLE
-        self.stand(self.head, now)
+        self.stand(self.head, now, beyond=min(said, self.epoch + MAX_RENEWAL))
 
     def _begin(self, now: int) -> None:
         self._since = self._moved = now

@@ -10,32 +10,27 @@ from pubsub.heads import UNPROVEN
 from pubsub.messages import LEAP, Accept, Committed, Prepare, Stale, TreeJoin, WaveOpen, Withdraw
 from tests.pubsub.harness import CONFIG, MS, SECOND, Host, Net
 from tests.pubsub.test_grove import running
+from tests.pubsub.test_polling import Poller
 from tests.pubsub.test_waves import slow
 
 
-class Climber:
-    """A member that asks for as high an epoch as a voter grants, every second, and may give it back in the same breath.
+class Climber(Poller):
+    """A member that asks for as high an epoch as a voter grants, and may give it back in the same breath."""
 
-    It knows what every voter has promised, which is more than a real one could.
-    """
+    every = 1 * SECOND
+    step = LEAP
 
-    def __init__(
-        self, net: Net, host: Host, *, step: int = LEAP, gives_back: bool = False, until: int = 1 << 62
-    ) -> None:
-        self.net, self.host, self.step, self.gives_back, self.until = net, host, step, gives_back, until
-        self._poll()
+    def ask(self, voter: Host, promised: int) -> None:
+        epoch = promised + self.step
+        self.net.post(self.host.id, voter.id, Prepare(self.net.app, epoch, self.host.me))
+        if self.withdraws:
+            self.net.post(self.host.id, voter.id, Withdraw(self.net.app, epoch))
 
-    def _poll(self) -> None:
-        if self.net.now >= self.until:
-            return
-        for other in self.net.hosts.values():
-            voter = other.forest.voters.get(self.net.app) if other.started else None
-            if voter is not None and other is not self.host:
-                epoch = voter.ballot.promised + self.step
-                self.net.post(self.host.id, other.id, Prepare(self.net.app, epoch, self.host.me))
-                if self.gives_back:
-                    self.net.post(self.host.id, other.id, Withdraw(self.net.app, epoch))
-        self.net.after(1 * SECOND, self._poll)
+
+class Stepper(Climber):
+    """The same, one by one."""
+
+    step = 1
 
 
 class Refuser:
@@ -60,12 +55,12 @@ def guards(net: Net) -> list[Host]:
 
 
 @pytest.mark.parametrize("rank", [4, 7])
-@pytest.mark.parametrize("step", [1, LEAP])
+@pytest.mark.parametrize("climber", [Stepper, Climber])
 @pytest.mark.parametrize("gives_back", [False, True])
-def test_leaps_keep_no_application_without_a_root(rank: int, step: int, gives_back: bool) -> None:
+def test_leaps_keep_no_application_without_a_root(rank: int, climber: type[Climber], gives_back: bool) -> None:
     net = running(12, rounds=10**4)
     net.min_workers = 1
-    Climber(net, net.by_rank()[rank], step=step, gives_back=gives_back)
+    climber(net, net.by_rank()[rank], withdraws=gives_back)
     net.crash(net.root)
     before = net.round()
     net.run_until(lambda: net.round() > before + 2, 60 * SECOND)
@@ -76,7 +71,7 @@ def test_what_was_leapt_over_is_made_good_at_once(seconds: int) -> None:
     net = running(12, rounds=10**4)
     net.min_workers = 1
     net.crash(net.root)
-    Climber(net, net.by_rank()[7], gives_back=True, until=net.now + seconds * SECOND)
+    Climber(net, net.by_rank()[7], withdraws=True, until=net.now + seconds * SECOND)
     before = net.round()
     net.run_until(lambda: net.round() > before + 2, (seconds + 30) * SECOND)
 
@@ -87,7 +82,7 @@ def test_voters_that_heard_nobody_one_after_the_other_are_won_back(gives_back: b
     net.run_until(lambda: net.round() == 2)
     net.min_workers = 1
     root, seats = net.root, guards(net)
-    Climber(net, next(host for host in net.by_rank()[2:] if host not in seats), gives_back=gives_back)
+    Climber(net, next(host for host in net.by_rank()[2:] if host not in seats), withdraws=gives_back)
     for lost in seats[:3]:
         for src, dst in ((root, lost), (lost, root)):
             net.lose(Message, src=src, dst=dst)

@@ -13,19 +13,26 @@ from tests.pubsub.test_grove import running
 class Poller:
     """``host``, around its forest; it knows what every voter has promised, which is more than a real one could."""
 
-    def __init__(self, net: Net, host: Host, *, withdraws: bool = False) -> None:
-        self.net, self.host, self.withdraws = net, host, withdraws
+    every = 50 * MS
+
+    def __init__(self, net: Net, host: Host, *, withdraws: bool = False, until: int = 1 << 62) -> None:
+        self.net, self.host, self.withdraws, self.until = net, host, withdraws, until
         self._poll()
 
     def _poll(self) -> None:
+        if self.net.now >= self.until:
+            return
         for other in self.net.hosts.values():
             voter = other.forest.voters.get(self.net.app) if other.started else None
             if voter is not None and other is not self.host:
-                promised = voter.ballot.promised
-                if self.withdraws:
-                    self.net.post(self.host.id, other.id, Withdraw(self.net.app, promised))
-                self.net.post(self.host.id, other.id, Prepare(self.net.app, promised + 1, self.host.me))
-        self.net.after(50 * MS, self._poll)
+                self.ask(other, voter.ballot.promised)
+        self.net.after(self.every, self._poll)
+
+    def ask(self, voter: Host, promised: int) -> None:
+        """One question; ``withdraws``: what came of the last one is given back before it."""
+        if self.withdraws:
+            self.net.post(self.host.id, voter.id, Withdraw(self.net.app, promised))
+        self.net.post(self.host.id, voter.id, Prepare(self.net.app, promised + 1, self.host.me))
 
     @property
     def gains(self) -> int:
